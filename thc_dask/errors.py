@@ -23,7 +23,7 @@ class ThcError(Exception):
     exit_code = 1
 
     def __str__(self) -> str:
-        # OSError subclasses render (errno, text) pairs in their own way; the message is args[0] here.
+        # OSError renders (errno, text) pairs in its own way; the message is always args[0]
         return str(self.args[0]) if self.args else ""
 
 

@@ -140,7 +140,8 @@ class Grid:
 
     def coordinates(self, axis: int) -> NDArray[np.float64]:
         """Return the voxel centres along ``axis`` in micrometers, float64, 1-D."""
-        return self.origin_um[axis] + self.spacing_um[axis] * np.arange(self.shape[axis])
+        index = np.arange(self.shape[axis], dtype=np.float64)
+        return self.origin_um[axis] + self.spacing_um[axis] * index
 
     def extent_of(self, box: Box | None) -> Extent:
         """Return the voxels whose centres are inside ``box``, clipped to the grid.

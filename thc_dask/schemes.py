@@ -182,8 +182,8 @@ SCHEMES = {
 def find_scheme(name: str) -> Scheme:
     """Return the scheme of that name, or the one that a file describes.
 
-    A file is CSV with the columns ``code,name`` and perhaps ``title,color``, or JSON with
-    ``{"kind": "region", "labels": [{"code": 1, "name": "CTX"}, ...]}`` or ``{"codes": {"CTX": 1}}``.
+    A file is CSV with the columns ``code,name`` and perhaps ``title,color``, or JSON with either
+    ``{"kind": "region", "labels": [{"code": 1, "name": "CTX"}]}`` or ``{"codes": {"CTX": 1}}``.
 
     Raises
     ------

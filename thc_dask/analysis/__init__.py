@@ -1,0 +1,1 @@
+"""From count tables to answers."""

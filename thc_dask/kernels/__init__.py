@@ -1,0 +1,1 @@
+"""Numpy in, numpy out: no dask, no files, no settings."""

@@ -1,0 +1,1 @@
+"""Outside formats as readers; one file a format."""

@@ -1,0 +1,1 @@
+"""The one inside format: sharded, multiscale OME-Zarr."""
