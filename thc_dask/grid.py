@@ -49,10 +49,9 @@ class Extent:
         return math.prod(self.shape)
 
     @property
-    def slices(self) -> tuple[slice, slice, slice]:
+    def slices(self) -> tuple[slice, ...]:
         """Index a (z, y, x) array with it."""
-        z, y, x = (slice(a, b) for a, b in zip(self.start, self.stop, strict=True))
-        return z, y, x
+        return tuple(slice(a, b) for a, b in zip(self.start, self.stop, strict=True))
 
     def intersect(self, other: Extent) -> Extent:
         """Return what both hold; a box with ``n_vox == 0`` where they do not meet."""
@@ -203,6 +202,39 @@ def blocks(shape: Sequence[int], size: Sequence[int]) -> Iterable[Extent]:
                 start = (z, y, x)
                 stop = tuple(min(a + s, n) for a, s, n in zip(start, size, shape, strict=True))
                 yield Extent(start, stop)  # type: ignore[arg-type]
+
+
+def disjoint(extents: Iterable[Extent]) -> list[Extent]:
+    """Return boxes that hold the same voxels and do not overlap.
+
+    >>> [str(e) for e in disjoint([Extent((0, 0, 0), (1, 2, 2)), Extent((0, 1, 0), (1, 3, 2))])]
+    ['0:1,0:2,0:2', '0:1,2:3,0:2']
+    """
+    done: list[Extent] = []
+    for extent in extents:
+        pieces = [extent] if extent.n_vox else []
+        for other in done:
+            pieces = [rest for piece in pieces for rest in _subtract(piece, other)]
+        done += pieces
+    return done
+
+
+def _subtract(box: Extent, other: Extent) -> list[Extent]:
+    both = box.intersect(other)
+    if not both.n_vox:
+        return [box]
+    rest = []
+    start, stop = list(box.start), list(box.stop)
+    for axis in range(3):  # cut slabs off, axis by axis, until what is left is the common part
+        if start[axis] < both.start[axis]:
+            end = [*stop[:axis], both.start[axis], *stop[axis + 1 :]]
+            rest.append(Extent(tuple(start), tuple(end)))  # type: ignore[arg-type]
+            start[axis] = both.start[axis]
+        if both.stop[axis] < stop[axis]:
+            begin = [*start[:axis], both.stop[axis], *start[axis + 1 :]]
+            rest.append(Extent(tuple(begin), tuple(stop)))  # type: ignore[arg-type]
+            stop[axis] = both.stop[axis]
+    return rest
 
 
 def parse_spacing(text: str) -> Um:

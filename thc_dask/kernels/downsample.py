@@ -10,13 +10,23 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
-from numba import njit
+from numba import njit, types
 from numpy.typing import NDArray
 
+# Blocks come read-only from a decoder as often as writable from a buffer; numba takes both as
+# the former.
+_IN8, _IN16 = (types.Array(t, 3, "A", readonly=True) for t in (types.uint8, types.uint16))
+_OUT8, _OUT16 = (types.Array(t, 3, "A") for t in (types.uint8, types.uint16))
+_I8 = types.int64
+_HALVE = [types.void(_IN8, _OUT8), types.void(_IN16, _OUT16)]
+_HALVE_FROM = [types.void(_IN8, _OUT8, _I8, _I8, _I8), types.void(_IN16, _OUT16, _I8, _I8, _I8)]
+_KNOWN_FROM = [
+    types.void(i, _IN8, types.boolean, o, _I8, _I8, _I8)
+    for i, o in ((_IN8, _OUT8), (_IN16, _OUT16))
+]
 
-@njit(
-    ["void(u1[:,:,:], u1[:,:,:])", "void(u2[:,:,:], u2[:,:,:])"], nogil=True, cache=True
-)  # pragma: no cover - compiled
+
+@njit(_HALVE, nogil=True, cache=True)  # pragma: no cover - compiled
 def _mean_inner(src: Any, dst: Any) -> None:
     for k in range(src.shape[0] // 2):
         for j in range(src.shape[1] // 2):
@@ -37,17 +47,14 @@ def _mean_inner(src: Any, dst: Any) -> None:
                 ) >> np.uint32(3)
 
 
-@njit(
-    ["void(u1[:,:,:], u1[:,:,:], i8, i8, i8)", "void(u2[:,:,:], u2[:,:,:], i8, i8, i8)"],
-    nogil=True,
-    cache=True,
-)  # pragma: no cover - compiled
+@njit(_HALVE_FROM, nogil=True, cache=True)  # pragma: no cover - compiled
 def _mean_from(src: Any, dst: Any, k0: int, j0: int, i0: int) -> None:
     n, m, l = src.shape  # noqa: E741
     for k in range(k0, dst.shape[0]):
         for j in range(j0, dst.shape[1]):
             for i in range(i0, dst.shape[2]):
-                s, count = 0, 0
+                s: Any = 0
+                count = 0
                 for c in range(2 * k, min(2 * k + 2, n)):
                     for b in range(2 * j, min(2 * j + 2, m)):
                         for a in range(2 * i, min(2 * i + 2, l)):
@@ -100,9 +107,7 @@ def _vote(values: Any, count: int) -> Any:
     return best
 
 
-@njit(
-    ["void(u1[:,:,:], u1[:,:,:])", "void(u2[:,:,:], u2[:,:,:])"], nogil=True, cache=True
-)  # pragma: no cover - compiled
+@njit(_HALVE, nogil=True, cache=True)  # pragma: no cover - compiled
 def _mode_inner(src: Any, dst: Any) -> None:
     values = np.empty(8, src.dtype)
     for k in range(src.shape[0] // 2):
@@ -126,14 +131,7 @@ def _mode_inner(src: Any, dst: Any) -> None:
                 dst[k, j, i] = v
 
 
-@njit(
-    [
-        "void(u1[:,:,:], u1[:,:,:], b1, u1[:,:,:], i8, i8, i8)",
-        "void(u2[:,:,:], u1[:,:,:], b1, u2[:,:,:], i8, i8, i8)",
-    ],
-    nogil=True,
-    cache=True,
-)  # pragma: no cover - compiled
+@njit(_KNOWN_FROM, nogil=True, cache=True)  # pragma: no cover - compiled
 def _mode_from(src: Any, known: Any, all_known: bool, dst: Any, k0: int, j0: int, i0: int) -> None:
     n, m, l = src.shape  # noqa: E741
     values = np.empty(8, src.dtype)

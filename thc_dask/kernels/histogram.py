@@ -5,14 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit
+from numba import njit, types
 from numpy.typing import NDArray
 
-_SIGNATURES = [
-    f"void({row}[:,:,:], {column}[:,:,:], i8[:,:,::1])"
-    for row in ("u1", "u2")
-    for column in ("u1", "u2")
-]
+_INPUTS = [types.Array(t, 3, "A", readonly=True) for t in (types.uint8, types.uint16)]
+_SIGNATURES = [types.void(r, c, types.int64[:, :, ::1]) for r in _INPUTS for c in _INPUTS]
 
 
 @njit(_SIGNATURES, nogil=True, cache=True)  # pragma: no cover - compiled

@@ -1,0 +1,119 @@
+"""Run a function over many items on whatever scheduler is current, a few at a time.
+
+The items are never all in flight: a graph of a million shards does not exist anywhere.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor as ThreadPool
+from itertools import islice
+from typing import Any, TypeVar
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+IN_FLIGHT_PER_WORKER = 3  # one runs, one waits, one travels
+
+
+def n_threads() -> int:
+    """Return how many cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def current_client() -> Any | None:
+    """Return the ``distributed.Client`` that is current, None where there is none."""
+    # Nobody can have made one without importing the package; importing it costs half a second.
+    if "distributed" not in sys.modules:
+        return None
+    from distributed import default_client
+
+    try:
+        return default_client()
+    except ValueError:
+        return None
+
+
+def is_local() -> bool:
+    """Whether work runs in threads of this process."""
+    return current_client() is None and _configured() in (None, "threads", "threading")
+
+
+def _configured() -> str | None:
+    if "dask" not in sys.modules:
+        return None
+    import dask
+
+    name = dask.config.get("scheduler", None)
+    return name if isinstance(name, str) else None
+
+
+def run(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+    """Yield ``function(item)`` for every item, in the order in which they finish.
+
+    Uses the current ``distributed.Client``; else what ``dask.config`` names as scheduler
+    (``threads``, ``processes``, ``synchronous``); else threads. The first error is raised and
+    what has not begun is given up.
+    """
+    client = current_client()
+    if client is not None:
+        yield from _on_client(client, function, items)
+        return
+    name = _configured()
+    if name in ("synchronous", "sync", "single-threaded"):
+        yield from map(function, items)
+        return
+    pool: Executor
+    if name in ("processes", "multiprocessing"):
+        import multiprocessing
+
+        # A forked child would inherit locks that other threads hold.
+        pool = ProcessPoolExecutor(n_threads(), multiprocessing.get_context("spawn"))
+    else:
+        pool = ThreadPool(n_threads())
+    with pool:
+        yield from _on_pool(pool, function, items, n_threads() * IN_FLIGHT_PER_WORKER)
+
+
+def _on_pool(
+    pool: Executor, function: Callable[[Item], Result], items: Iterable[Item], in_flight: int
+) -> Iterator[Result]:
+    source = iter(items)
+    pending: set[Future[Result]] = {pool.submit(function, i) for i in islice(source, in_flight)}
+    try:
+        while pending:
+            done, pending = wait(pending, return_when=FIRST_COMPLETED)
+            pending |= {pool.submit(function, i) for i in islice(source, len(done))}
+            for future in done:
+                yield future.result()
+    finally:
+        for future in pending:
+            future.cancel()
+
+
+def _on_client(
+    client: Any, function: Callable[[Item], Result], items: Iterable[Item]
+) -> Iterator[Result]:
+    from distributed import as_completed
+
+    source = iter(items)
+    n_workers = max(1, sum(client.nthreads().values()))
+
+    def submit(n: int) -> list[Any]:
+        return [client.submit(function, item, pure=False, retries=2) for item in islice(source, n)]
+
+    running = as_completed(submit(n_workers * IN_FLIGHT_PER_WORKER))
+    try:
+        for future in running:
+            result = future.result()
+            future.release()
+            running.update(submit(1))
+            yield result
+    finally:
+        if running.futures:
+            client.cancel(list(running.futures), force=True)

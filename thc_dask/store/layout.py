@@ -1,0 +1,188 @@
+"""How levels, chunks and shards lie on one another: decided from shapes alone.
+
+A *wave* is a run of levels that one task writes from one reading: a shard of each level
+covers the same microns as the shard of the level above it, so halving never needs a
+neighbour. The first level of the next wave is made from the last level of this one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from thc_dask.errors import RequestError
+from thc_dask.grid import AXES, Extent, Grid, Vox, blocks
+
+CHUNK = 64
+SHARD_CHUNKS = 4  # along each axis; a shard of 256**3 voxels, see docs/decisions/0002
+
+
+@dataclass(frozen=True)
+class Level:
+    """One level of a pyramid."""
+
+    index: int
+    """0 is the finest."""
+    grid: Grid
+    """Shape, spacing and origin of this level."""
+    chunk: Vox
+    """Voxels that are compressed together (z, y, x)."""
+    shard: Vox
+    """Voxels of one file (z, y, x), whole chunks."""
+    wave: int
+    """Levels of one wave are written by the same tasks."""
+
+    @property
+    def chunks_per_shard(self) -> Vox:
+        """Chunks along z, y, x in one shard."""
+        z, y, x = (s // c for s, c in zip(self.shard, self.chunk, strict=True))
+        return z, y, x
+
+    @property
+    def n_shards(self) -> int:
+        """Number of shards that cover the level."""
+        return math.prod(-(-n // s) for n, s in zip(self.grid.shape, self.shard, strict=True))
+
+
+def default_levels(grid: Grid) -> int:
+    """Return how many levels bring the longest side to 256 voxels or fewer.
+
+    >>> default_levels(Grid((720, 1420, 5805), (1.17, 1.17, 1.17)))
+    6
+    """
+    n = 1
+    while max(grid.level(n - 1).shape) > 256:
+        n += 1
+    return n
+
+
+def default_chunk(shape: Vox) -> Vox:
+    """Return 64 voxels a side; wider in y and x where the volume is thin in z.
+
+    >>> default_chunk((720, 1420, 5805)), default_chunk((1, 1420, 5805))
+    ((64, 64, 64), (64, 512, 512))
+    """
+    side = CHUNK
+    while min(shape[0], CHUNK) * (2 * side) ** 2 <= CHUNK**3:
+        side *= 2
+    return CHUNK, side, side
+
+
+def default_shard(chunk: Vox) -> Vox:
+    """Return four chunks a side: three levels come from one reading."""
+    return chunk[0] * SHARD_CHUNKS, chunk[1] * SHARD_CHUNKS, chunk[2] * SHARD_CHUNKS
+
+
+def make_levels(
+    grid: Grid, n_levels: int | None = None, chunk: Vox | None = None, shard: Vox | None = None
+) -> list[Level]:
+    """Return the levels of a pyramid over ``grid``, finest first.
+
+    An axis that fits into one chunk gets a chunk of just its size. Raises RequestError where a
+    shard is not a whole number of chunks.
+    """
+    n_levels = default_levels(grid) if n_levels is None else n_levels
+    chunk = chunk or default_chunk(grid.shape)
+    shard = shard or default_shard(chunk)
+    if not 1 <= n_levels <= 24:
+        raise RequestError(f"levels {n_levels}: give 1 to 24")
+    for axis, c, s in zip(AXES, chunk, shard, strict=True):
+        if c < 2 or c % 2 or s % c:
+            raise RequestError(
+                f"chunk {chunk} and shard {shard}: along {axis} the chunk must be even and the "
+                f"shard a multiple of it; for chunk {c} use a shard of {c * SHARD_CHUNKS}"
+            )
+    levels: list[Level] = []
+    wave = 0
+    while len(levels) < n_levels:
+        top = grid.level(len(levels))
+        depth = _wave_depth(top.shape, chunk, shard)
+        for j in range(min(depth, n_levels - len(levels))):
+            k = len(levels)
+            sizes = [
+                (n, n) if fits else (c, s >> j)
+                for n, fits, c, s in zip(
+                    grid.level(k).shape, _fits(top.shape, chunk), chunk, shard, strict=True
+                )
+            ]
+            levels.append(
+                Level(
+                    k,
+                    grid.level(k),
+                    tuple(c for c, _ in sizes),  # type: ignore[arg-type]
+                    tuple(s for _, s in sizes),  # type: ignore[arg-type]
+                    wave,
+                )
+            )
+        wave += 1
+    return levels
+
+
+def _fits(shape: Vox, chunk: Vox) -> list[bool]:
+    return [n <= c for n, c in zip(shape, chunk, strict=True)]
+
+
+def _wave_depth(shape: Vox, chunk: Vox, shard: Vox) -> int:
+    """Return how often a shard can be halved and still be whole chunks."""
+    free = [(c, s) for c, s, f in zip(chunk, shard, _fits(shape, chunk), strict=True) if not f]
+    if not free:
+        return 24  # one chunk holds it all, at every level
+    depth = 1
+    while all(
+        (s >> depth) % c == 0 and (s >> depth) >= c and (s >> (depth - 1)) % 2 == 0 for c, s in free
+    ):
+        depth += 1
+    return depth
+
+
+def waves(levels: Sequence[Level]) -> Iterator[list[Level]]:
+    """Yield the levels wave by wave."""
+    for wave in range(levels[-1].wave + 1):
+        yield [level for level in levels if level.wave == wave]
+
+
+def plan_blocks(level: Level, unit: Vox, itemsize: int, memory_bytes: int) -> list[Extent]:
+    """Return boxes of whole shards, each to be read once by one task.
+
+    A block is a row of shards along x, because rows are what files hold. It grows in y and z
+    until no unit of the source (a strip, a plane, a cuboid) is decoded by two blocks, or until
+    ``memory_bytes`` is reached: then the smallest waste that fits is taken.
+    """
+    shape, shard = level.grid.shape, level.shard
+    sizes = [
+        (shard[0], ny * shard[1], nx * shard[2])
+        for nx in _counts(shape[2], shard[2])
+        for ny in _counts(shape[1], shard[1])
+    ]
+    fitting = [s for s in sizes if block_memory(level, s, itemsize) <= memory_bytes] or sizes[:1]
+    # Two per cent of waste are not worth a larger block.
+    size = min(fitting, key=lambda s: (round(_waste(shape, s, unit) * 50), -s[2], s[1]))
+    return list(blocks(shape, size))
+
+
+def _counts(n: int, shard: int) -> list[int]:
+    """Return numbers of shards to try along an axis, from one to all."""
+    total = -(-n // shard)
+    return sorted({min(1 << k, total) for k in range(total.bit_length() + 1)})
+
+
+def _waste(shape: Vox, size: Vox, unit: Vox) -> float:
+    """Return voxels decoded over voxels that exist, for blocks of ``size`` (y and x only)."""
+    ratio = 1.0
+    for n, s, u in zip(shape[1:], size[1:], unit[1:], strict=True):
+        decoded = sum(min(n, -(-min(a + s, n) // u) * u) - a // u * u for a in range(0, n, s))
+        ratio *= decoded / n
+    return ratio
+
+
+def block_memory(level: Level, size: Vox, itemsize: int) -> int:
+    """Return the bytes a block of ``size`` voxels holds while it is written.
+
+    Two layers of source voxels (one is read while the other is compressed), and for each shard
+    the levels below the first, an eighth and less of its voxels.
+    """
+    _, y, x = (min(s, n) for s, n in zip(size, level.grid.shape, strict=True))
+    layers = 2 * level.chunk[0] * y * x
+    halves = min(size[0], level.grid.shape[0]) * y * x // 7
+    return (layers + halves) * itemsize

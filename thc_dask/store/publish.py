@@ -1,0 +1,164 @@
+"""Begin and end a store: the claim first, the root's metadata last.
+
+While a conversion runs the folder holds ``thc/plan.json`` and no ``zarr.json`` at its root, so
+nothing takes it for a store. Publishing writes the small arrays and groups, then the root.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from thc_dask import __version__
+from thc_dask.errors import ExistsError
+from thc_dask.grid import AXES, Extent
+from thc_dask.schemes import Scheme
+from thc_dask.store import metadata
+from thc_dask.store.layout import Level
+from thc_dask.store.location import Location
+from thc_dask.store.write import RECEIPTS, Receipt, Target
+
+PLAN = "thc/plan.json"
+ROOT = "zarr.json"
+
+
+def begin(location: Location, plan: dict[str, Any], overwrite: bool) -> None:
+    """Claim an empty place for a store; ``plan`` says what is being made.
+
+    Raises
+    ------
+    ExistsError
+        Something is there and ``overwrite`` was not asked for.
+    """
+    root, claimed = location.get(ROOT), location.get(PLAN)
+    occupied = root is not None or claimed is not None or bool(location.keys(""))
+    if occupied and not overwrite:
+        what = "exists" if root is not None else "holds an unfinished conversion"
+        if root is None and claimed is None:
+            what = "exists and is not empty"
+        raise ExistsError(f"{location.url} {what}; choose another name or give --overwrite")
+    if occupied and root is None and claimed is None:
+        raise ExistsError(
+            f"{location.url} is not a store, so --overwrite leaves it alone; remove it yourself "
+            "or choose another name"
+        )
+    if occupied:
+        location.delete(ROOT)  # from here on it is no longer a store
+        location.delete("")
+    location.put(PLAN, metadata.dumps(plan))
+
+
+def digest(receipts: Iterable[Receipt]) -> str:
+    """Return what identifies the voxels of a pyramid: equal digests mean equal bytes."""
+    shards = sorted((s["key"], s["n_bytes"], s["crc32c"]) for r in receipts for s in r["shards"])
+    return hashlib.sha256(json.dumps(shards).encode()).hexdigest()[:32]
+
+
+def _level_nodes(
+    target: Target, levels: Sequence[Level], attributes: dict[str, Any]
+) -> tuple[dict[str, metadata.Node], dict[str, bytes]]:
+    """Return the nodes below a pyramid's group, and the chunks of the coordinate arrays."""
+    nodes: dict[str, metadata.Node] = {}
+    chunks: dict[str, bytes] = {}
+    for level in levels:
+        top = f"{target.prefix}{level.index}"
+        nodes[top] = metadata.group()
+        nodes[target.path(level)] = metadata.sharded_array(
+            level, target.dtype, target.codec, attributes
+        )
+        for axis, name in enumerate(AXES):
+            nodes[f"{top}/{name}"], chunks[f"{top}/{name}/c/0"] = metadata.coordinate_array(
+                level.grid, axis
+            )
+    return nodes, chunks
+
+
+def _put_all(location: Location, nodes: dict[str, metadata.Node], chunks: dict[str, bytes]) -> None:
+    for key, data in chunks.items():
+        location.put(key, data)
+    # Deepest first: a group never names what is not there yet.
+    for path in sorted(nodes, key=lambda p: -p.count("/")):
+        location.put(f"{path}/zarr.json", metadata.dumps(nodes[path]))
+
+
+def _keep_receipts(target: Target, receipts: Sequence[Receipt]) -> str:
+    lines = sorted(json.dumps(shard) for receipt in receipts for shard in receipt["shards"])
+    top = f"{RECEIPTS}/{target.prefix}{target.name}"
+    target.location.put(f"{top}.jsonl", ("\n".join(lines) + "\n").encode())
+    target.location.delete(top)
+    return digest(receipts)
+
+
+def publish_image(
+    target: Target, levels: Sequence[Level], receipts: Sequence[Receipt], record: dict[str, Any],
+    window: tuple[float, float], limits: tuple[float, float],
+) -> None:  # fmt: skip
+    """Turn finished shards into a store; the last thing written is the root."""
+    attributes = {"long_name": "X-ray attenuation, grey level"}
+    nodes, chunks = _level_nodes(target, levels, attributes)
+    _put_all(target.location, nodes, chunks)
+    thc = {
+        "format": metadata.FORMAT,
+        "software": f"thc_dask {__version__}",
+        **record,
+        "codec": str(target.codec),
+        "digest": _keep_receipts(target, receipts),
+    }
+    ome = {
+        "version": metadata.OME,
+        "multiscales": metadata.multiscales(target.name, levels, metadata.MEAN),
+        "omero": metadata.omero(target.name, window, limits, levels[0].grid.shape[0] // 2),
+    }
+    root = metadata.group({"ome": ome, "thc": thc})
+    target.location.put(ROOT, metadata.dumps(metadata.consolidate(root, nodes)))
+    target.location.delete(PLAN)
+
+
+def publish_labels(
+    target: Target, levels: Sequence[Level], receipts: Sequence[Receipt], root: metadata.Node,
+    scheme: Scheme, extents: Sequence[Extent], provenance: list[dict[str, Any]],
+) -> None:  # fmt: skip
+    """Add a finished label set to the store whose root node is ``root``."""
+    nodes, chunks = _level_nodes(target, levels, {"long_name": f"{scheme.kind} codes"})
+    thc = {
+        "format": metadata.FORMAT,
+        "software": f"thc_dask {__version__}",
+        "scheme": scheme.as_dict(),
+        "extents": metadata.extents_as_lists(extents),
+        "provenance": provenance,
+        "codec": str(target.codec),
+        "digest": _keep_receipts(target, receipts),
+    }
+    ome = {
+        "version": metadata.OME,
+        "multiscales": metadata.multiscales(target.name, levels, metadata.MODE),
+        "image-label": metadata.image_label(scheme),
+    }
+    nodes[target.prefix.rstrip("/")] = metadata.group({"ome": ome, "thc": thc})
+    _put_all(target.location, nodes, chunks)
+    add_nodes(target.location, root, nodes, drop=target.prefix)
+
+
+def add_nodes(
+    location: Location, root: metadata.Node, nodes: dict[str, metadata.Node], drop: str = ""
+) -> None:
+    """Name new nodes in the store's root; those below ``drop`` are replaced.
+
+    The list of label sets and the parents of the new nodes are kept up too.
+    """
+    have = dict(root["consolidated_metadata"]["metadata"])
+    have = {k: v for k, v in have.items() if not drop or not f"{k}/".startswith(drop)}
+    have.update(nodes)
+    for path in list(have):
+        parts = path.split("/")
+        for n in range(1, len(parts)):
+            have.setdefault("/".join(parts[:n]), metadata.group())
+    names = sorted(p.split("/")[1] for p in have if p.startswith("labels/") and p.count("/") == 1)
+    if names:
+        have["labels"] = metadata.group({"ome": {"version": metadata.OME, "labels": names}})
+    fresh = {p for p in have if have[p] != root["consolidated_metadata"]["metadata"].get(p)}
+    for path in sorted(fresh - set(nodes), key=lambda p: -p.count("/")):
+        location.put(f"{path}/zarr.json", metadata.dumps(have[path]))
+    location.put(ROOT, metadata.dumps(metadata.consolidate(root, have)))

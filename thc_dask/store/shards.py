@@ -1,0 +1,266 @@
+"""Chunks to bytes and back: the codec, and the zarr v3 sharding layout.
+
+A shard is its chunks, one after the other, then the index: (offset, size) of every chunk in C
+order as little-endian uint64, then the crc32c of the index. A chunk is a zstd frame and its
+crc32c. A chunk of zeros is not stored.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import google_crc32c
+import numpy as np
+import zstandard
+from numpy.typing import NDArray
+
+from thc_dask.errors import DataError, RequestError
+from thc_dask.grid import Extent, Vox
+from thc_dask.store.location import Location, Sink
+
+ABSENT = 2**64 - 1
+CRC_RESIDUE = 0x48674BC7
+
+
+@dataclass(frozen=True)
+class Codec:
+    """How a chunk is compressed; always a plain zstd frame.
+
+    >>> Codec.parse("zstd:3")
+    Codec(level=3)
+    """
+
+    level: int | None = None
+    """zstd level; None for frames tuned to CT noise (docs/decisions/0002)."""
+
+    @classmethod
+    def parse(cls, text: str) -> Codec:
+        """Return the codec of ``zstd`` or ``zstd:LEVEL``."""
+        name, _, level = text.partition(":")
+        if name != "zstd" or (level and not level.lstrip("-").isdigit()):
+            raise RequestError(f"codec {text!r}: give zstd, or zstd:LEVEL with a level of 1 to 19")
+        if level and not 1 <= int(level) <= 19:
+            raise RequestError(f"codec {text!r}: zstd levels go from 1 to 19")
+        return cls(int(level) if level else None)
+
+    def __str__(self) -> str:
+        return "zstd" if self.level is None else f"zstd:{self.level}"
+
+    def compressor(self) -> zstandard.ZstdCompressor:
+        """Return a compressor for the use of one thread."""
+        if self.level is not None:
+            return zstandard.ZstdCompressor(level=self.level, write_content_size=True)
+        # CT noise has hardly any repeats: what compresses is entropy. A small table and long
+        # matches skip the search; the literals are still entropy coded (target_length 0).
+        params = zstandard.ZstdCompressionParameters(
+            window_log=18, hash_log=8, chain_log=6, search_log=1, min_match=7, target_length=0,
+            strategy=zstandard.STRATEGY_FAST, write_content_size=1,
+        )  # fmt: skip
+        return zstandard.ZstdCompressor(compression_params=params)
+
+
+class Scratch(threading.local):
+    """What each thread keeps and uses again: fresh memory is slow."""
+
+    def __init__(self) -> None:
+        self._compressors: dict[Codec, zstandard.ZstdCompressor] = {}
+        self._arrays: dict[tuple[str, tuple[int, ...], str], NDArray[Any]] = {}
+        self.decompressor = zstandard.ZstdDecompressor()
+
+    def compressor(self, codec: Codec) -> zstandard.ZstdCompressor:
+        """Return this thread's compressor."""
+        if codec not in self._compressors:
+            self._compressors[codec] = codec.compressor()
+        return self._compressors[codec]
+
+    def array(self, use: str, shape: Sequence[int], dtype: np.dtype[Any]) -> NDArray[Any]:
+        """Return this thread's array for a use; its content is whatever was there before."""
+        key = (use, tuple(shape), dtype.str)
+        if key not in self._arrays:
+            # One array a use: a shape that changes (at the far faces) replaces the last one.
+            self._arrays = {k: a for k, a in self._arrays.items() if k[0] != use}
+            self._arrays[key] = np.empty(shape, dtype)
+        return self._arrays[key]
+
+
+scratch = Scratch()
+
+
+class ShardWriter:
+    """One shard being written, chunk by chunk, in a fixed order so that bytes repeat."""
+
+    def __init__(self, sink: Sink, chunks: Vox, codec: Codec) -> None:
+        self._sink, self._chunks, self._codec = sink, chunks, codec
+        self._index = np.full((math.prod(chunks), 2), ABSENT, "<u8")
+        self._size = 0
+        self._crc = 0
+
+    def append(self, chunks: Sequence[tuple[Vox, bytes]]) -> None:
+        """Add compressed chunks, each with its place in the shard (z, y, x)."""
+        for place, data in chunks:
+            self._index[np.ravel_multi_index(place, self._chunks)] = self._size, len(data)
+            self._size += len(data)
+        self._write([data for _, data in chunks])
+
+    def commit(self) -> dict[str, int]:
+        """Write the index, make the shard appear, return its receipt."""
+        index = self._index.tobytes()
+        self._write([index + crc_bytes(index)])
+        self._sink.commit()
+        return {"n_bytes": self._size + len(index) + 4, "crc32c": self._crc}
+
+    def abort(self) -> None:
+        """Leave nothing behind."""
+        self._sink.abort()
+
+    def _write(self, parts: Sequence[bytes]) -> None:
+        for part in parts:
+            self._crc = google_crc32c.extend(self._crc, part)
+        self._sink.append(parts)
+
+
+def crc_bytes(data: bytes) -> bytes:
+    """Return the crc32c of ``data`` as zarr stores it: four bytes, little-endian."""
+    return int(google_crc32c.value(data)).to_bytes(4, "little")
+
+
+def crc_fits(data: bytes) -> bool:
+    """Whether ``data`` ends in the crc32c of what stands before.
+
+    >>> crc_fits(b"voxels" + crc_bytes(b"voxels")), crc_fits(b"voxels" + crc_bytes(b"pixels"))
+    (True, False)
+    """
+    # The crc of anything followed by its own crc is one constant: no slice, no copy.
+    return bool(google_crc32c.value(data) == CRC_RESIDUE)
+
+
+def encode_chunk(chunk: NDArray[Any], codec: Codec) -> bytes | None:
+    """Return the bytes of a C-contiguous chunk, None where it is all zero."""
+    # A look at every voxel is cheap beside compressing them, and most chunks end it early.
+    if not chunk.any():
+        return None
+    data: bytes = scratch.compressor(codec).compress(chunk.data.cast("B"))
+    return data + crc_bytes(data)
+
+
+class ArrayReader:
+    """Reads chunks of one sharded array; safe for threads, and pickles without its caches."""
+
+    def __init__(
+        self,
+        location: Location,
+        path: str,
+        shape: Vox,
+        chunk: Vox,
+        shard: Vox,
+        dtype: np.dtype[Any],
+    ) -> None:
+        self.location, self.path = location, path
+        self.shape, self.chunk, self.shard, self.dtype = shape, chunk, shard, dtype
+        z, y, x = (s // c for s, c in zip(shard, chunk, strict=True))
+        self.chunks_per_shard: Vox = (z, y, x)
+        self._indexes: dict[Vox, NDArray[np.uint64] | None] = {}
+        self.n_bytes_read = 0
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_indexes": {}, "n_bytes_read": 0}
+
+    def chunks(self, extent: Extent) -> list[Vox]:
+        """Return the places of the chunks that ``extent`` touches, shard by shard."""
+        if extent.n_vox == 0:
+            return []
+        ranges = [
+            range(a // c, -(-b // c))
+            for a, b, c in zip(extent.start, extent.stop, self.chunk, strict=True)
+        ]
+        places = [(z, y, x) for z in ranges[0] for y in ranges[1] for x in ranges[2]]
+        return sorted(places, key=lambda p: (self._shard_of(p), p))
+
+    def chunk_extent(self, place: Vox) -> Extent:
+        """Return the voxels of a chunk that exist."""
+        start = tuple(p * c for p, c in zip(place, self.chunk, strict=True))
+        stop = tuple(min(a + c, n) for a, c, n in zip(start, self.chunk, self.shape, strict=True))
+        return Extent(start, stop)  # type: ignore[arg-type]
+
+    def get(self, place: Vox) -> NDArray[Any] | None:
+        """Return a whole chunk, read-only, None where it is not stored (all zero).
+
+        Raises
+        ------
+        DataError
+            The shard is damaged; the message names it and the chunk.
+        """
+        shard = self._shard_of(place)
+        index = self._index(shard)
+        if index is None:
+            return None
+        inside = tuple(p % n for p, n in zip(place, self.chunks_per_shard, strict=True))
+        offset, size = (int(v) for v in index[inside])
+        if offset == ABSENT:
+            return None
+        data = self.location.get_range(self.key(shard), offset, size)
+        if data is None or len(data) != size or not crc_fits(data):
+            raise DataError(
+                f"{self.location.url}/{self.key(shard)}: chunk {inside} is damaged (checksum); "
+                "run thc verify"
+            )
+        self.n_bytes_read += size
+        try:
+            raw = scratch.decompressor.decompress(memoryview(data)[:-4])
+            return np.frombuffer(raw, self.dtype).reshape(self.chunk)
+        except (zstandard.ZstdError, ValueError) as error:
+            raise DataError(
+                f"{self.location.url}/{self.key(shard)}: chunk {inside} cannot be decoded ({error})"
+            ) from error
+
+    def read_into(self, out: NDArray[Any], start: Vox) -> None:
+        """Fill ``out`` with the voxels from ``start`` on."""
+        (z0, y0, x0), (nz, ny, nx) = start, out.shape
+        wanted = Extent(start, (z0 + nz, y0 + ny, x0 + nx))
+        for place in self.chunks(wanted):
+            have = self.chunk_extent(place)
+            both = have.intersect(wanted)
+            chunk = self.get(place)
+            target = out[both.shift((-z0, -y0, -x0)).slices]
+            if chunk is None:
+                target[...] = 0
+            else:
+                z, y, x = have.start
+                target[...] = chunk[both.shift((-z, -y, -x)).slices]
+
+    def key(self, shard: Vox) -> str:
+        """Return the key of a shard."""
+        return shard_key(self.path, shard)
+
+    def _shard_of(self, place: Vox) -> Vox:
+        z, y, x = (p // n for p, n in zip(place, self.chunks_per_shard, strict=True))
+        return z, y, x
+
+    def _index(self, shard: Vox) -> NDArray[np.uint64] | None:
+        if shard not in self._indexes:
+            n = 16 * math.prod(self.chunks_per_shard) + 4
+            data = self.location.get_range(self.key(shard), -n, n)
+            if data is not None and (len(data) != n or not crc_fits(data)):
+                raise DataError(
+                    f"{self.location.url}/{self.key(shard)}: the shard's index is damaged; "
+                    "run thc verify"
+                )
+            self._indexes[shard] = (
+                None
+                if data is None
+                else np.frombuffer(data, "<u8", count=n // 8).reshape(*self.chunks_per_shard, 2)
+            )
+        return self._indexes[shard]
+
+
+def shard_key(path: str, shard: Sequence[int]) -> str:
+    """Return the key of a shard of the array at ``path``.
+
+    >>> shard_key("0/image", (0, 1, 2))
+    '0/image/c/0/1/2'
+    """
+    return f"{path}/c/{'/'.join(map(str, shard))}"
