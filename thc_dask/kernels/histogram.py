@@ -9,11 +9,13 @@ from numba import njit, types
 from numpy.typing import NDArray
 
 _INPUTS = [types.Array(t, 3, "A", readonly=True) for t in (types.uint8, types.uint16)]
-_SIGNATURES = [types.void(r, c, types.int64[:, :, ::1]) for r in _INPUTS for c in _INPUTS]
+_SIGNATURES = [
+    types.void(r, c, types.int64[:, :, ::1], types.uint32[:, ::1]) for r in _INPUTS for c in _INPUTS
+]
 
 
 @njit(_SIGNATURES, nogil=True, cache=True)  # pragma: no cover - compiled
-def _joint_counts(rows: Any, columns: Any, table: Any) -> None:
+def _joint_counts(rows: Any, columns: Any, table: Any, total: Any) -> None:
     n, m, l = rows.shape  # noqa: E741
     # Two small tables in turn: equal neighbours would wait for each other's increment.
     even = np.zeros((table.shape[1], table.shape[2]), np.uint32)
@@ -40,12 +42,19 @@ def _joint_counts(rows: Any, columns: Any, table: Any) -> None:
                 i += 1
         for r in range(table.shape[1]):
             for c in range(table.shape[2]):
-                table[k, r, c] += np.int64(even[r, c]) + np.int64(odd[r, c])
+                both = even[r, c] + odd[r, c]
+                table[k, r, c] += np.int64(both)
+                total[r, c] += both
                 even[r, c] = 0
                 odd[r, c] = 0
 
 
-def joint_counts(rows: NDArray[Any], columns: NDArray[Any], table: NDArray[np.int64]) -> None:
+def joint_counts(
+    rows: NDArray[Any],
+    columns: NDArray[Any],
+    table: NDArray[np.int64],
+    total: NDArray[np.uint32] | None = None,
+) -> None:
     """Add to ``table[z, row, column]`` how often each pair stands at the same voxel of plane z.
 
     Parameters
@@ -54,6 +63,8 @@ def joint_counts(rows: NDArray[Any], columns: NDArray[Any], table: NDArray[np.in
         (z, y, x) blocks of one shape, uint8 or uint16, each below the table's size.
     table
         (plane, row, column) int64, one plane for each z of the blocks; added to in place.
+    total
+        (row, column) uint32; the same counts over all planes, added to in place.
 
     Raises
     ------
@@ -71,4 +82,6 @@ def joint_counts(rows: NDArray[Any], columns: NDArray[Any], table: NDArray[np.in
     for values, n, what in ((rows, table.shape[1], "row"), (columns, table.shape[2], "column")):
         if n <= np.iinfo(values.dtype).max and values.size and int(values.max()) >= n:
             raise IndexError(f"{what} {int(values.max())} in a table of {n}")
-    _joint_counts(rows, columns, table)
+    if total is None:
+        total = np.zeros(table.shape[1:], np.uint32)
+    _joint_counts(rows, columns, table, total)

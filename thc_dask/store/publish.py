@@ -138,27 +138,33 @@ def publish_labels(
     }
     nodes[target.prefix.rstrip("/")] = metadata.group({"ome": ome, "thc": thc})
     _put_all(target.location, nodes, chunks)
-    add_nodes(target.location, root, nodes, drop=target.prefix)
+    add_nodes(target.location, root, nodes)
 
 
-def add_nodes(
-    location: Location, root: metadata.Node, nodes: dict[str, metadata.Node], drop: str = ""
+def add_nodes(location: Location, root: metadata.Node, nodes: dict[str, metadata.Node]) -> None:
+    """Name new nodes in the store's root, with their parents and the list of label sets."""
+    _replace_nodes(location, root, root["consolidated_metadata"]["metadata"] | nodes, set(nodes))
+
+
+def remove_nodes(location: Location, root: metadata.Node, path: str) -> None:
+    """Take a node and all below it out of the store's root; their bytes stay."""
+    have = root["consolidated_metadata"]["metadata"]
+    kept = {k: v for k, v in have.items() if k != path and not k.startswith(f"{path}/")}
+    _replace_nodes(location, root, kept, set())
+
+
+def _replace_nodes(
+    location: Location, root: metadata.Node, have: dict[str, metadata.Node], written: set[str]
 ) -> None:
-    """Name new nodes in the store's root; those below ``drop`` are replaced.
-
-    The list of label sets and the parents of the new nodes are kept up too.
-    """
-    have = dict(root["consolidated_metadata"]["metadata"])
-    have = {k: v for k, v in have.items() if not drop or not f"{k}/".startswith(drop)}
-    have.update(nodes)
     for path in list(have):
         parts = path.split("/")
         for n in range(1, len(parts)):
             have.setdefault("/".join(parts[:n]), metadata.group())
     names = sorted(p.split("/")[1] for p in have if p.startswith("labels/") and p.count("/") == 1)
-    if names:
+    if names or "labels" in have:
         have["labels"] = metadata.group({"ome": {"version": metadata.OME, "labels": names}})
-    fresh = {p for p in have if have[p] != root["consolidated_metadata"]["metadata"].get(p)}
-    for path in sorted(fresh - set(nodes), key=lambda p: -p.count("/")):
+    before = root["consolidated_metadata"]["metadata"]
+    fresh = {path for path in have if have[path] != before.get(path)}
+    for path in sorted(fresh - written, key=lambda p: -p.count("/")):
         location.put(f"{path}/zarr.json", metadata.dumps(have[path]))
     location.put(ROOT, metadata.dumps(metadata.consolidate(root, have)))

@@ -1,0 +1,141 @@
+"""Counts for any box, exactly, from the tables where they exist.
+
+Whole chunks of a box are answered from the chunk table, chunks that the box cuts from their
+voxels; whole planes from the plane table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from thc_dask.count import IMAGE, Pair, Task, describe, make_pair, tasks
+from thc_dask.grid import Box, Extent, Vox
+from thc_dask.store.read import Store
+from thc_dask.store.tables import Table, open_table, stored_digests
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Counts for a box, and where they came from."""
+
+    table: Table
+    """What the rows and columns are."""
+    extent: Extent
+    """Voxels of level 0 that were asked for."""
+    data: Any
+    """(row, column) or (plane, row, column), numpy where tables answered, else lazy dask."""
+    planes: NDArray[np.int64] | None
+    """Plane numbers of ``data``, if by plane."""
+    answered_from: str
+
+
+def ask(
+    store: Store, rows: str, columns: str = IMAGE, box: Box | None = None, by_plane: bool = False
+) -> Answer:
+    """Return the counts of ``columns`` by ``rows`` inside ``box``, exactly.
+
+    Tables answer where they exist and are of these voxels; otherwise, and for chunks that the box
+    cuts, the answer is a lazy sum over voxels.
+    """
+    pair = make_pair(store, rows, columns)
+    table = describe(store, pair)
+    extent = store.grid.extent_of(box)
+    planes = _known_planes(pair, extent)
+    stored = stored_digests(store, table)
+    fresh = stored == table.digests
+    if fresh and extent.shape[1:] == store.grid.shape[1:]:
+        kept = open_table(store, table, "plane")
+        data = kept["counts"].values[np.isin(kept["plane"].values, planes)]
+        if by_plane:
+            return Answer(table, extent, data, planes, "plane table")
+        return Answer(table, extent, data.sum(axis=0), None, "plane table")
+    if fresh and not by_plane:
+        data, cut = _split(pair, extent, open_table(store, table, "chunk"))
+        if not cut:
+            return Answer(table, extent, data, None, "chunk table")
+        source = f"chunk table, and voxels of the {len(cut)} chunks that the box cuts"
+        return Answer(table, extent, data + _lazy_total(pair, extent, cut), None, source)
+    why = "the tables are of other voxels" if stored else "there are no tables"
+    source = "voxels" if fresh else f"voxels, because {why}; thc count makes them"
+    if by_plane:
+        return Answer(table, extent, _lazy_planes(pair, extent, planes), planes, source)
+    return Answer(table, extent, _lazy_total(pair, extent, None), None, source)
+
+
+def _known_planes(pair: Pair, extent: Extent) -> NDArray[np.int64]:
+    """Return the planes of the box that hold known voxels of it."""
+    boxes = [b for e in pair.known if (b := e.intersect(extent)).n_vox]
+    found = {z for b in boxes for z in range(b.start[0], b.stop[0])}
+    return np.array(sorted(found), np.int64)
+
+
+def _split(pair: Pair, extent: Extent, table: xr.Dataset) -> tuple[NDArray[np.int64], list[Vox]]:
+    """Return the counts of the chunks that lie inside the box, and the chunks it cuts."""
+    array = pair.rows.array
+    places = np.stack([table[f"chunk_{axis}"].values for axis in "zyx"], axis=1)
+    low = places * np.array(array.chunk)
+    high = np.minimum(low + np.array(array.chunk), np.array(array.shape))
+    start, stop = np.array(extent.start), np.array(extent.stop)
+    touched = ((high > start) & (low < stop)).all(axis=1)
+    inside = ((low >= start) & (high <= stop)).all(axis=1)
+    total = table["counts"][np.flatnonzero(inside)].values.sum(axis=0, dtype=np.int64)
+    cut = [(int(z), int(y), int(x)) for z, y, x in places[touched & ~inside]]
+    return total, cut
+
+
+def _lazy_total(pair: Pair, extent: Extent, places: Sequence[Vox] | None) -> Any:
+    """Return a dask array (row, column): one task a shard, then a sum."""
+    import dask
+    import dask.array as da
+
+    task = Task((pair,), extent)
+    parts = [
+        da.from_delayed(dask.delayed(_sum_of_planes)(task, chunk), pair.shape, np.int64)
+        for chunk in tasks([pair], extent, places)
+    ]
+    if not parts:
+        return da.zeros(pair.shape, np.int64)
+    return da.stack(parts).sum(axis=0)
+
+
+def _lazy_planes(pair: Pair, extent: Extent, planes: NDArray[np.int64]) -> Any:
+    """Return a dask array (plane, row, column): one task a shard, summed over y and x."""
+    import dask
+    import dask.array as da
+
+    task = Task((pair,), extent)
+    layers: dict[int, list[Any]] = {}
+    depth = pair.rows.array.shard[0]
+    for chunk in tasks([pair], extent, None):
+        layers.setdefault(chunk[0][0] * pair.rows.array.chunk[0] // depth, []).append(chunk)
+    parts = []
+    for top, chunks in sorted(layers.items()):
+        here = planes[(planes >= top * depth) & (planes < (top + 1) * depth)]
+        shape = (len(here), *pair.shape)
+        found = [
+            da.from_delayed(dask.delayed(_some_planes)(task, c, here), shape, np.int64)
+            for c in chunks
+        ]
+        parts.append(da.stack(found).sum(axis=0))
+    return da.concatenate(parts) if parts else da.zeros((0, *pair.shape), np.int64)
+
+
+def _sum_of_planes(task: Task, places: Sequence[Vox]) -> NDArray[np.int64]:
+    total: NDArray[np.int64] = task(places)[0].planes.sum(axis=0)
+    return total
+
+
+def _some_planes(task: Task, places: Sequence[Vox], planes: NDArray[np.int64]) -> NDArray[np.int64]:
+    counted = task(places)[0]
+    out = np.zeros((len(planes), *counted.planes.shape[1:]), np.int64)
+    here = (planes >= counted.first_plane) & (planes < counted.first_plane + len(counted.planes))
+    out[here] = counted.planes[planes[here] - counted.first_plane]
+    return out

@@ -1,0 +1,131 @@
+"""Count tables as part of a store: written with xarray, so that anything reads them."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from thc_dask import __version__
+from thc_dask.grid import Extent
+from thc_dask.schemes import Scheme
+from thc_dask.store.publish import add_nodes, remove_nodes
+from thc_dask.store.read import Store
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+
+@dataclass(frozen=True)
+class Side:
+    """Rows or columns of a table."""
+
+    name: str
+    """``image`` or the name of a label set."""
+    dim: str
+    """``region``, ``structure`` or ``intensity``."""
+    n: int
+    """How many there are."""
+    scheme: Scheme | None
+    """What the codes mean; None for intensities."""
+
+    def coordinate(self) -> Any:
+        """Return the coordinate variable that is stored: codes with CF flags, or intensities."""
+        if self.scheme is None:
+            return (self.dim, np.arange(self.n, dtype=np.int64))
+        # zarr has no string type yet; CF flags carry the names in a way that tools know.
+        attrs = {
+            "flag_values": [int(c) for c in self.scheme.codes],
+            "flag_meanings": " ".join(n.replace(" ", "_") for n in self.scheme.names),
+            "scheme": self.scheme.name,
+        }
+        return (self.dim, self.scheme.codes, attrs)
+
+
+@dataclass(frozen=True)
+class Table:
+    """What identifies a pair of tables, by plane and by chunk."""
+
+    key: str
+    """Name of the group below ``counts``."""
+    rows: Side
+    columns: Side
+    known: Sequence[Extent]
+    """Where both are known, voxels of level 0."""
+    digests: dict[str, str]
+    """Which voxels were counted."""
+
+    @property
+    def path(self) -> str:
+        """Group in the store."""
+        return f"counts/{self.key}"
+
+
+def keep(
+    store: Store, table: Table, planes: NDArray[np.int64], places: NDArray[np.int64],
+    chunks: NDArray[np.uint32],
+) -> Store:  # fmt: skip
+    """Write a pair of tables into the store, then name them in its root; return it, opened anew.
+
+    ``planes`` is (plane, row, column) for all planes of the volume, ``chunks`` (chunk, row,
+    column) for the chunks at ``places`` (chunk, 3).
+    """
+    import xarray as xr
+
+    if table.path in store.nodes:
+        remove_nodes(store.location, store.root, table.path)
+        store = Store(store.location)
+    store.location.delete(table.path)
+    attrs = {
+        "rows": table.rows.name, "columns": table.columns.name, "level": 0,
+        "digests": table.digests, "software": f"thc_dask {__version__}",
+        "counted": "voxels of level 0 where rows and columns are known",
+    }  # fmt: skip
+    dims = (table.rows.dim, table.columns.dim)
+    coords = {side.dim: side.coordinate() for side in (table.rows, table.columns)}
+    numbers = sorted({z for e in table.known for z in range(e.start[0], e.stop[0])})
+    z = store.grid.coordinates(0)[numbers]
+    of_planes = {"plane": numbers, "z": ("plane", z, {"units": "micrometer"})}
+    of_chunks = {f"chunk_{axis}": ("chunk", places[:, i]) for i, axis in enumerate("zyx")}
+    by_plane = xr.Dataset(
+        {"counts": (("plane", *dims), planes[numbers])}, {**coords, **of_planes}, attrs
+    )
+    by_chunk = xr.Dataset({"counts": (("chunk", *dims), chunks)}, {**coords, **of_chunks}, attrs)
+    for name, dataset in (("plane", by_plane), ("chunk", by_chunk)):
+        n = max(1, 2**20 // (table.rows.n * table.columns.n))
+        sizes = (max(1, min(n, dataset.sizes[name])), table.rows.n, table.columns.n)
+        dataset.to_zarr(
+            _address(store), group=f"{table.path}/{name}", mode="w", zarr_format=3,
+            consolidated=False, encoding={"counts": {"chunks": sizes}},
+        )  # fmt: skip
+    nodes = {
+        key.removesuffix("/zarr.json"): json.loads(store.location.get(key) or b"{}")
+        for key in store.location.keys(table.path)
+        if key.endswith("/zarr.json")
+    }
+    add_nodes(store.location, store.root, nodes)
+    return Store(store.location)
+
+
+def stored_digests(store: Store, table: Table) -> dict[str, str] | None:
+    """Return which voxels the stored tables were counted from, None where there are none."""
+    node = store.nodes.get(f"{table.path}/plane")
+    return None if node is None else dict(node["attributes"]["digests"])
+
+
+def open_table(store: Store, table: Table, kind: Literal["plane", "chunk"]) -> xr.Dataset:
+    """Return a stored table, lazily."""
+    import xarray as xr
+
+    group = f"{table.path}/{kind}"
+    found: xr.Dataset = xr.open_zarr(_address(store), group=group, consolidated=False, chunks=None)
+    return found
+
+
+def _address(store: Store) -> str:
+    return store.url if "://" in store.url else os.path.abspath(store.url)
