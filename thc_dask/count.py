@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 from thc_dask import schedule
 from thc_dask.errors import MissingError, RequestError
 from thc_dask.grid import Extent, Vox, disjoint
-from thc_dask.kernels.histogram import joint_counts
 from thc_dask.store.read import Store, open_volume, store_of
 from thc_dask.store.shards import ArrayReader, scratch
 from thc_dask.store.tables import Side, Table, keep
@@ -96,6 +95,8 @@ class Task:
 
     def __call__(self, places: Sequence[Vox]) -> list[Counted]:
         """Return what each pair counts in these chunks; each chunk is decoded once."""
+        from thc_dask.kernels.histogram import joint_counts  # compiled: slow to load
+
         array = self.pairs[0].rows.array
         boxes = [array.chunk_extent(p) for p in places]
         first = min(b.start[0] for b in boxes)

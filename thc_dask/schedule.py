@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
 from concurrent.futures import ThreadPoolExecutor as ThreadPool
 from itertools import islice
 from typing import Any, TypeVar
@@ -71,6 +71,7 @@ def run(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[R
     pool: Executor
     if name in ("processes", "multiprocessing"):
         import multiprocessing
+        from concurrent.futures import ProcessPoolExecutor
 
         # A forked child would inherit locks that other threads hold.
         pool = ProcessPoolExecutor(n_threads(), multiprocessing.get_context("spawn"))

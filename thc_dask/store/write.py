@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from thc_dask.grid import Extent, Grid, Vox, blocks
-from thc_dask.kernels import downsample
+from thc_dask.kernels.mean import mean
 from thc_dask.reader import Reader
 from thc_dask.store.layout import Level, plan_blocks, waves
 from thc_dask.store.location import Location
@@ -43,7 +43,7 @@ class MeanOfVoxels:
     """Image pyramids: the mean of the voxels that exist."""
 
     def halve(self, src: NDArray[Any], dst: NDArray[Any], level: int, start: Vox) -> None:
-        downsample.mean(src, dst)
+        mean(src, dst)
 
 
 @dataclass(frozen=True)
@@ -60,14 +60,18 @@ class ModeOfKnown:
         known = [e for e in known if e.n_vox]
         if not known:
             dst[...] = 0
-        elif here in known:
-            downsample.mode(src, dst)
+            return
+        # Compiled code, and half a second to load: only labels need it.
+        from thc_dask.kernels.mode import mode
+
+        if here in known:
+            mode(src, dst)
         else:
             mask = scratch.array("known", src.shape, np.dtype(np.uint8))
             mask[...] = 0
             for extent in known:
                 mask[extent.shift((-z, -y, -x)).slices] = 1
-            downsample.mode(src, dst, mask)
+            mode(src, dst, mask)
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
-"""Halve a block: the mean for images, the mode of the known voxels for labels.
+"""Halve a block of labels: the mode of the known voxels.
 
-Both work on blocks that start on an even voxel and may end on an odd one, at the far faces of
-the volume: there fewer than eight voxels exist, and only those are counted.
+A block starts on an even voxel and may end on an odd one, at the far faces of the volume:
+there fewer than eight voxels exist, and only those vote.
 """
 
 from __future__ import annotations
@@ -19,72 +19,10 @@ _IN8, _IN16 = (types.Array(t, 3, "A", readonly=True) for t in (types.uint8, type
 _OUT8, _OUT16 = (types.Array(t, 3, "A") for t in (types.uint8, types.uint16))
 _I8 = types.int64
 _HALVE = [types.void(_IN8, _OUT8), types.void(_IN16, _OUT16)]
-_HALVE_FROM = [types.void(_IN8, _OUT8, _I8, _I8, _I8), types.void(_IN16, _OUT16, _I8, _I8, _I8)]
 _KNOWN_FROM = [
     types.void(i, _IN8, types.boolean, o, _I8, _I8, _I8)
     for i, o in ((_IN8, _OUT8), (_IN16, _OUT16))
 ]
-
-
-@njit(_HALVE, nogil=True, cache=True)  # pragma: no cover - compiled
-def _mean_inner(src: Any, dst: Any) -> None:
-    for k in range(src.shape[0] // 2):
-        for j in range(src.shape[1] // 2):
-            for i in range(src.shape[2] // 2):
-                s = (
-                    np.uint32(src[2 * k, 2 * j, 2 * i])
-                    + np.uint32(src[2 * k, 2 * j, 2 * i + 1])
-                    + np.uint32(src[2 * k, 2 * j + 1, 2 * i])
-                    + np.uint32(src[2 * k, 2 * j + 1, 2 * i + 1])
-                    + np.uint32(src[2 * k + 1, 2 * j, 2 * i])
-                    + np.uint32(src[2 * k + 1, 2 * j, 2 * i + 1])
-                    + np.uint32(src[2 * k + 1, 2 * j + 1, 2 * i])
-                    + np.uint32(src[2 * k + 1, 2 * j + 1, 2 * i + 1])
-                )
-                # Adding 3 and the lowest bit that stays rounds halves to even.
-                dst[k, j, i] = (
-                    s + np.uint32(3) + ((s >> np.uint32(3)) & np.uint32(1))
-                ) >> np.uint32(3)
-
-
-@njit(_HALVE_FROM, nogil=True, cache=True)  # pragma: no cover - compiled
-def _mean_from(src: Any, dst: Any, k0: int, j0: int, i0: int) -> None:
-    n, m, l = src.shape  # noqa: E741
-    for k in range(k0, dst.shape[0]):
-        for j in range(j0, dst.shape[1]):
-            for i in range(i0, dst.shape[2]):
-                s: Any = 0
-                count = 0
-                for c in range(2 * k, min(2 * k + 2, n)):
-                    for b in range(2 * j, min(2 * j + 2, m)):
-                        for a in range(2 * i, min(2 * i + 2, l)):
-                            s += np.int64(src[c, b, a])
-                            count += 1
-                q, r = s // count, s % count
-                dst[k, j, i] = q + (1 if 2 * r > count or (2 * r == count and q % 2 == 1) else 0)
-
-
-def mean(src: NDArray[Any], dst: NDArray[Any]) -> None:
-    """Write the mean of every 2 x 2 x 2 voxels of ``src`` to ``dst``, halves rounded to even.
-
-    Parameters
-    ----------
-    src
-        (z, y, x) block, uint8 or uint16.
-    dst
-        (z, y, x) of the same type, shape ``ceil(n / 2)`` of the block's.
-
-    Examples
-    --------
-    >>> block = np.array([[[1, 2, 7]]], np.uint8)
-    >>> half = np.empty((1, 1, 2), np.uint8)
-    >>> mean(block, half)
-    >>> half.tolist()
-    [[[2, 7]]]
-    """
-    _mean_inner(src, dst)
-    for start in _far_faces(src.shape, dst.shape):
-        _mean_from(src, dst, *start)
 
 
 def _far_faces(shape: Sequence[int], half: Sequence[int]) -> Iterator[list[int]]:
