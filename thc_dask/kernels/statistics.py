@@ -228,8 +228,8 @@ def bootstrap_fractions(
     jackknife over planes; Efron 1987, JASA 82:171), or the plain percentile interval where BCa
     is not defined. It speaks of other planes of the same specimen.
 
-    Few planes give intervals that are too narrow. In a simulation (planes of unequal size, the
-    true fraction varying between planes by half its mean) intervals meant to hold the truth in
+    Few planes give intervals that are too narrow. In a simulation (planes of unequal size,
+    fractions that vary between planes by 0.09 around 0.2) intervals meant to hold the truth in
     95 % of cases held it in 52 % with 2 planes, 82 % with 5, 89 % with 11, 93 % with 30. A
     structure that no plane shows gets the interval 0 to 0.
 
