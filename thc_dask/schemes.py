@@ -164,7 +164,7 @@ SCHEMES = {
                 Label(5, "ZI", "zona incerta", "#0072b2"),
                 Label(6, "IC", "internal capsule", "#cc79a7"),
                 Label(7, "HYP", "hypothalamus", "#d55e00"),
-                Label(8, "CC", "corpus callosum", "#999999"),
+                Label(8, "CC", "corpus callosum", "#7a5195"),
             ),
             f"{PAPER}, Data Records",
         ),
