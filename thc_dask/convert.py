@@ -161,7 +161,7 @@ def run_waves(
 def _window(target: Target, level: Level) -> tuple[float, float]:
     """Return the grey levels that viewers start with: where all but 1 % of the coarsest lie."""
     # Voxels at the type's ends are clipped or empty; they say nothing of the contrast.
-    voxels = read(target.reader(level), level.grid.extent)  # type: ignore[arg-type]
+    voxels = read(target.reader(level), level.grid.extent)
     inner = voxels[(voxels > 0) & (voxels < np.iinfo(voxels.dtype).max)]
     if not inner.size:
         return 0.0, float(np.iinfo(voxels.dtype).max)

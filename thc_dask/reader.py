@@ -17,16 +17,23 @@ if TYPE_CHECKING:
     import xarray as xr
 
 
-class Reader(Protocol):
-    """Voxels that can be read block by block, by several threads at once, and pickled."""
-
-    @property
-    def grid(self) -> Grid:
-        """Shape in voxels, spacing and origin in micrometers."""
+class Blocks(Protocol):
+    """Anything whose voxels can be had block by block."""
 
     @property
     def dtype(self) -> np.dtype[Any]:
         """Type of a voxel."""
+
+    def read_into(self, out: NDArray[Any], start: Vox) -> None:
+        """Fill ``out`` (z, y, x) with the voxels from ``start`` on; all of them exist."""
+
+
+class Reader(Blocks, Protocol):
+    """A source: voxels that several threads may read at once, and that can be pickled."""
+
+    @property
+    def grid(self) -> Grid:
+        """Shape in voxels, spacing and origin in micrometers."""
 
     @property
     def unit(self) -> Vox:
@@ -36,11 +43,8 @@ class Reader(Protocol):
     def provenance(self) -> dict[str, Any]:
         """What the voxels come from, ready for JSON; equal provenance means equal voxels."""
 
-    def read_into(self, out: NDArray[Any], start: Vox) -> None:
-        """Fill ``out`` (z, y, x) with the voxels from ``start`` on; all of them exist."""
 
-
-def read(reader: Reader, extent: Extent) -> NDArray[Any]:
+def read(reader: Blocks, extent: Extent) -> NDArray[Any]:
     """Return the voxels of ``extent`` as a new (z, y, x) array."""
     out = np.empty(extent.shape, reader.dtype)
     reader.read_into(out, extent.start)

@@ -8,7 +8,7 @@ import pytest
 from matplotlib import image as mpl_image
 from matplotlib.figure import Figure
 
-from thc_dask.report import OPEN_ROWS, Section, render_report, table_html
+from thc_dask.page import OPEN_ROWS, Section, render_report, table_html
 
 HOSTILE = '<b>&"'
 VOID = {"meta", "img", "br", "hr", "link", "input"}

@@ -1,0 +1,266 @@
+"""The paper's panels from a store.
+
+A slice with labels (A), intensity distributions (B), structure fractions (C), divergences (D, E).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from thc_dask import plot
+from thc_dask.analysis.regions import compare, fractions, histogram
+from thc_dask.errors import MissingError, RequestError
+from thc_dask.grid import Box, Extent
+from thc_dask.output import long_table
+from thc_dask.reader import read
+from thc_dask.store.read import LabelSet, Store, store_of
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import xarray as xr
+    from matplotlib.figure import Figure
+
+MOST_PIXELS = 2400  # of a slice's longer side: finer than a page shows
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One figure with the numbers behind it."""
+
+    letter: str
+    """A to E, as in the paper."""
+    title: str
+    caption: str
+    figure: Figure
+    tables: dict[str, pd.DataFrame] = field(default_factory=dict)
+    """By caption."""
+    notes: tuple[str, ...] = ()
+    """How the numbers were obtained."""
+
+
+def choose_sets(store: Store, by: str | None, of: str | None) -> tuple[str | None, str | None]:
+    """Return the label sets to show: those named, else the first of regions and of structures."""
+    sets = store.label_sets
+    for name in (by, of):
+        if name is not None:
+            store.label_set(name)
+    regions = [n for n, s in sets.items() if s.scheme.kind == "region"]
+    structures = [n for n, s in sets.items() if s.scheme.kind == "structure"]
+    # A set called roi is what the whole field calls it.
+    regions.sort(key=lambda n: n != "roi")
+    return by or next(iter(regions), None), of or next(iter(structures), None)
+
+
+def panels(
+    volume: Any, by: str | None = None, of: str | None = None, box: Box | None = None
+) -> Iterator[Panel]:
+    """Yield every panel that the store's label sets allow."""
+    store = store_of(volume)
+    by, of = choose_sets(store, by, of)
+    if by is None and of is None:
+        raise MissingError(f"{store.url} has no label set to show; add one with thc labels")
+    for name in (by, of):
+        if name is not None:
+            yield slice_panel(store, store.label_set(name))
+    if by is not None:
+        yield _distributions(store, by, box)
+    table = fractions(store, of, by, box).compute() if by is not None and of is not None else None
+    if table is not None and int(table["n_vox"].sum()):
+        yield _fractions(table)
+    if by is not None:
+        yield _intensity_divergence(store, by, box)
+    if table is not None and int(table["n_vox"].sum()):
+        yield _composition_divergence(table)
+
+
+def slice_panel(store: Store, labels: LabelSet) -> Panel:
+    """Return panel A: the plane with most known voxels, with its labels."""
+    extents = labels.extents
+    area: dict[int, int] = {}
+    for e in extents:
+        for z in range(e.start[0], e.stop[0]):
+            area[z] = area.get(z, 0) + e.shape[1] * e.shape[2]
+    most = max(area.values())
+    candidates = [z for z, n in sorted(area.items()) if n == most]
+    plane = candidates[len(candidates) // 2]
+    window = _window(store, [e for e in extents if e.start[0] <= plane < e.stop[0]])
+    level = next(
+        k for k, lv in enumerate(store.levels)
+        if max(window.level(k).shape) <= MOST_PIXELS or k == len(store.levels) - 1
+    )  # fmt: skip
+    here = _plane(window, plane).level(level)
+    image = read(store.image(level), here)[0]
+    codes = read(labels.array(level), here)[0]
+    known = np.zeros(codes.shape, bool)
+    for extent in extents:
+        both = extent.level(level).intersect(here)
+        if both.n_vox:
+            z, y, x = here.start
+            known[both.shift((-z, -y, -x)).slices[1:]] = True
+    spacing = store.levels[level].grid.spacing_um
+    title = f"plane z = {plane} ({store.grid.coordinates(0)[plane]:g} um)"
+    figure = plot.annotated_slice(
+        image, codes, labels.scheme, (spacing[1], spacing[2]), None if known.all() else known, title
+    )
+    noun = "regions" if labels.scheme.kind == "region" else "structures"
+    caption = f"Plane {plane} at level {level} with the {noun} of label set {labels.name!r}."
+    note = (
+        "Chosen plane: the middle one of those with most known voxels. Unknown areas are hatched."
+    )
+    return Panel("A", f"Slice with {noun}", caption, figure, notes=(note,))
+
+
+def _window(store: Store, extents: list[Extent]) -> Extent:
+    """Return the part of the plane to show: all of it, or the surroundings of small cubes."""
+    low = np.min([e.start for e in extents], axis=0)
+    high = np.max([e.stop for e in extents], axis=0)
+    full = store.grid.extent
+    if (high - low)[1:].prod() * 16 > full.shape[1] * full.shape[2]:
+        return full
+    margin = ((high - low) // 8).tolist()
+    start = tuple(max(0, int(a) - m) for a, m in zip(low, margin, strict=True))
+    stop = tuple(min(n, int(b) + m) for b, m, n in zip(high, margin, full.shape, strict=True))
+    return Extent(start, stop)
+
+
+def _plane(window: Extent, plane: int) -> Extent:
+    return Extent((plane, *window.start[1:]), (plane + 1, *window.stop[1:]))
+
+
+def _distributions(store: Store, by: str, box: Box | None) -> Panel:
+    import pandas as pd
+
+    from thc_dask.kernels import statistics
+
+    counts = histogram(store, by, box).compute()
+    dim = str(counts.dims[0])
+    rows = counts.isel({dim: counts.sum("intensity").values > 0})
+    numbers: dict[str, NDArray[Any]] = dict(statistics.summary(rows.values))
+    summary = pd.DataFrame({dim: rows[dim].values} | numbers).rename(columns={"n": "n_vox"})
+    caption = f"Intensity distribution of each {dim}, all known voxels at full resolution."
+    notes = (
+        "Each known voxel of level 0 is counted once, in whole numbers; nothing is sampled.",
+        f"Answered from: {counts.attrs['answered_from']}. Box: {counts.attrs['box_um']} um.",
+        "sd divides by n; a percentile is the smallest intensity that reaches that share.",
+    )
+    tables = {f"Distribution of intensity by {dim}": summary, "All counts": long_table(counts)}
+    figure = plot.intensity_distributions(counts)
+    return Panel("B", f"Intensity by {dim}", caption, figure, tables, notes)
+
+
+def _fractions(table: xr.Dataset) -> Panel:
+    few = [
+        str(r) for r, n in zip(table.region.values, table.n_planes.values, strict=True) if n == 1
+    ]
+    notes = [
+        f"Denominator: {table.attrs['denominator']}.",
+        f"Interval: {table.attrs['interval']}, {table.attrs['n_resamples']} resamples, "
+        f"seed {table.attrs['seed']}. The plane is the unit, since voxels of a plane are alike.",
+        f"Answered from: {table.attrs['answered_from']}.",
+    ]
+    if few:
+        notes.append(f"One plane only, so no interval: {', '.join(few)}.")
+    figure = plot.structure_fractions(table)
+    caption = "Share of each region's known voxels by structure; bars are confidence intervals."
+    shown = long_table(table.isel(region=table["n_vox"].values > 0))
+    tables = {"Structures by region": shown}
+    return Panel("C", "Structures by region", caption, figure, tables, tuple(notes))
+
+
+def _intensity_divergence(store: Store, by: str, box: Box | None) -> Panel:
+    table = compare(store, by, box).compute()
+    dim = str(table["kl"].dims[0])
+    filled = table["n_vox"].values > 0
+    shown = table.isel({dim: filled, "other": filled})
+    title = "Kullback-Leibler divergence, row from column"
+    figure = plot.divergence_matrix(shown["kl"], title, "nats")
+    notes = (
+        f"p ln(p/q) summed over intensities, {table.attrs['smoothing']:g} added to every count "
+        "before dividing, as the paper did. It depends on the direction; js does not.",
+    )
+    tables = {"Divergence of intensity distributions (nats)": long_table(shown[["kl", "js"]])}
+    caption = "How far the intensity distribution of the row is from that of the column."
+    return Panel("D", "Divergence of intensities", caption, figure, tables, notes)
+
+
+def _composition_divergence(table: xr.Dataset) -> Panel:
+    import xarray as xr
+
+    from thc_dask.kernels import statistics
+
+    keep = (table["n_vox"].values > 0) & (table["region_code"].values != 0)
+    structures = table["structure_code"].values != 0
+    shares = table["fraction"].isel(region=keep, structure=structures)
+    names = shares["region"].values
+    values = statistics.cosine_dissimilarity(shares.values)
+    matrix = xr.DataArray(values, {"region": names, "other": names}, name="dissimilarity")
+    figure = plot.divergence_matrix(matrix, "1 - cosine similarity of structure fractions", "")
+    notes = (
+        "Fractions of vessel, cell and axon; background is left out and the rest not rescaled. The "
+        "paper calls its Figure 2E a KL divergence; its notebook computes this quantity.",
+    )
+    tables = {"Dissimilarity of composition": long_table(matrix)}
+    caption = "How different the structural composition of two regions is."
+    return Panel("E", "Divergence of composition", caption, figure, tables, notes)
+
+
+def figures(
+    volume: Any,
+    out: str | os.PathLike[str],
+    *,
+    by: str | None = None,
+    of: str | None = None,
+    box: Box | None = None,
+    suffix: str = ".png",
+) -> list[Path]:
+    """Draw the paper's panels of a store into a folder and return the files.
+
+    Parameters
+    ----------
+    volume
+        Path, URL or opened volume.
+    out
+        Folder; made if needed.
+    by, of
+        Label sets of regions and of structures; by default the first of each kind.
+    box
+        Only voxels whose centre is in this half-open box, micrometers.
+    suffix
+        ``.png``, ``.svg`` or ``.pdf``.
+
+    Raises
+    ------
+    MissingError
+        There is no label set.
+    RequestError
+        The suffix or the box is wrong.
+
+    Examples
+    --------
+    >>> from tempfile import mkdtemp
+    >>> from thc_dask import convert, labels
+    >>> volume = convert("phantom:32,64,96", mkdtemp() + "/volume.ome.zarr")
+    >>> volume = labels("phantom:32,64,96?channel=roi", volume, "roi", "prasad2020-roi")
+    >>> [path.name for path in figures(volume, mkdtemp())]
+    ['a_roi.png', 'b.png', 'd.png']
+    """
+    if suffix not in (".png", ".svg", ".pdf"):
+        raise RequestError(f"figures: unknown format {suffix!r}; use .png, .svg or .pdf")
+    store = store_of(volume)
+    names = [n for n in choose_sets(store, by, of) if n is not None]
+    found = []
+    slices = iter(names)
+    for panel in panels(store, by, of, box):
+        stem = panel.letter.lower() + (f"_{next(slices)}" if panel.letter == "A" else "")
+        path = Path(out) / f"{stem}{suffix}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        plot.save(panel.figure, path)
+        found.append(path)
+    return found

@@ -1,0 +1,91 @@
+"""What is in a store."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+from thc_dask.count import describe, make_pair
+from thc_dask.store.layout import Level
+from thc_dask.store.location import describe as describe_files
+from thc_dask.store.read import LabelSet, Store, store_of
+from thc_dask.store.tables import stored_digests
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+
+def info(volume: str | os.PathLike[str] | xr.DataTree | Store) -> dict[str, Any]:
+    """Return what a store holds, ready for JSON: geometry, levels, label sets, tables, origin.
+
+    Raises MissingError, UnfinishedError or RequestError as ``open_volume`` does.
+
+    Examples
+    --------
+    >>> from tempfile import mkdtemp
+    >>> from thc_dask import convert
+    >>> info(convert("phantom:32,64,96", mkdtemp() + "/volume.ome.zarr"))["shape"]
+    [32, 64, 96]
+    """
+    store = store_of(volume)
+    grid = store.grid
+    remote = "://" in store.url
+    return {
+        "store": store.url,
+        "shape": list(grid.shape),
+        "dtype": store.image().dtype.name,
+        "spacing_um": list(grid.spacing_um),
+        "origin_um": list(grid.origin_um),
+        "size_um": [n * p for n, p in zip(grid.shape, grid.spacing_um, strict=True)],
+        "n_vox": grid.n_vox,
+        "levels": [_level(level) for level in store.levels],
+        "labels": {name: _labels(labels) for name, labels in store.label_sets.items()},
+        "tables": _tables(store),
+        "codec": store.thc["codec"],
+        "normalisation": store.thc["normalisation"],
+        "provenance": store.thc["provenance"],
+        "software": store.thc["software"],
+        "digest": store.digest,
+        "files": {} if remote else describe_files(store.location),
+    }
+
+
+def _level(level: Level) -> dict[str, Any]:
+    return {
+        "shape": list(level.grid.shape),
+        "spacing_um": list(level.grid.spacing_um),
+        "chunk": list(level.chunk),
+        "shard": list(level.shard),
+        "n_shards": level.n_shards,
+    }
+
+
+def _labels(labels: LabelSet) -> dict[str, Any]:
+    extents = labels.extents
+    planes = sorted({z for e in extents for z in range(e.start[0], e.stop[0])})
+    return {
+        "scheme": labels.scheme.name,
+        "kind": labels.scheme.kind,
+        "names": {str(x.code): x.name for x in labels.scheme.labels},
+        "extents": [str(e) for e in extents],
+        "n_known_vox": sum(e.n_vox for e in extents),
+        "n_planes": len(planes),
+        "provenance": labels.thc["provenance"],
+        "digest": labels.digest,
+    }
+
+
+def _tables(store: Store) -> dict[str, str]:
+    """Return whether each table is of the voxels that are there now."""
+    found = {}
+    for path, node in store.nodes.items():
+        if path.startswith("counts/") and path.split("/")[2:] == ["plane"]:
+            attrs = node["attributes"]
+            names = (attrs["rows"], attrs["columns"])
+            if not {*names} - {"image"} <= set(store.label_sets):
+                found[path.split("/")[1]] = "stale: its label set is gone"
+                continue
+            table = describe(store, make_pair(store, *names))
+            fresh = stored_digests(store, table) == table.digests
+            found[table.key] = "up to date" if fresh else "stale: thc count makes it anew"
+    return found

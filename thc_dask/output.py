@@ -1,0 +1,101 @@
+"""Tables to files: the suffix says the format, and a table is long, one row a value."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from thc_dask.errors import RequestError, WriteError
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import xarray as xr
+
+SUFFIXES = (".csv", ".parquet", ".json", ".nc", ".zarr")
+
+
+def check_suffix(path: str | os.PathLike[str]) -> str:
+    """Return the suffix of a table's file; RequestError names the known ones."""
+    suffix = Path(path).suffix.lower()
+    if suffix not in SUFFIXES:
+        raise RequestError(f"output {path}: unknown format; use one of {' '.join(SUFFIXES)}")
+    return suffix
+
+
+def long_table(table: xr.DataArray | xr.Dataset) -> pd.DataFrame:
+    """Return a table with one row a value: first its dims, then the values.
+
+    Variables that lack one of the dims are left out (a region's total stands in every file that
+    keeps arrays, ``.nc`` and ``.zarr``).
+
+    >>> import xarray as xr
+    >>> table = xr.DataArray([[1, 2]], {"region": ["CTX"], "intensity": [0, 1]}, name="count")
+    >>> long_table(table).to_csv(index=False).splitlines()
+    ['region,intensity,count', 'CTX,0,1', 'CTX,1,2']
+    """
+    dataset = table.to_dataset() if hasattr(table, "to_dataset") else table
+    dims = max((v.dims for v in dataset.data_vars.values()), key=len)
+    keep = [name for name, v in dataset.data_vars.items() if v.dims == dims]
+    plain = dataset[keep].reset_coords(drop=True)
+    return plain.to_dataframe(dim_order=list(dims)).reset_index()
+
+
+def write_table(table: xr.DataArray | xr.Dataset, path: str | os.PathLike[str]) -> None:
+    """Write a table; ``.json``, ``.nc`` and ``.zarr`` also keep where it comes from.
+
+    Raises
+    ------
+    RequestError
+        The suffix is none of the known ones, or its package is not installed.
+    WriteError
+        The file cannot be written.
+    """
+    suffix, target = check_suffix(path), Path(path)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if suffix == ".csv":
+            long_table(table).to_csv(target, index=False)
+        elif suffix == ".parquet":
+            long_table(table).to_parquet(target, index=False)
+        elif suffix == ".json":
+            target.write_text(as_json(table), encoding="utf-8")
+        else:
+            _write_arrays(table, target, suffix)
+    except ImportError as error:
+        raise RequestError(
+            f"output {path}: {suffix} needs a package that is missing ({error.name}); "
+            'pip install "thc_dask[formats]"'
+        ) from error
+    except OSError as error:
+        raise WriteError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def _write_arrays(table: xr.DataArray | xr.Dataset, target: Path, suffix: str) -> None:
+    dataset = table.to_dataset() if hasattr(table, "to_dataset") else table
+    attrs = table.attrs
+    plain = dataset.assign_attrs(
+        {k: json.dumps(v) if isinstance(v, Mapping) else v for k, v in attrs.items()}
+    )
+    if suffix == ".nc":
+        plain.to_netcdf(target, engine="h5netcdf")
+        return
+    # zarr v3 has no string type yet: v2 holds names as they are.
+    plain.to_zarr(target, mode="w", zarr_format=2, consolidated=True)
+
+
+def as_json(table: xr.DataArray | xr.Dataset) -> str:
+    """Return ``{"attrs": …, "rows": [{…}, …]}``; NaN becomes null."""
+    rows = json.loads(long_table(table).to_json(orient="records"))
+    return json.dumps({"attrs": _plain(table.attrs), "rows": rows}, indent=1)
+
+
+def _plain(value: Any) -> Any:
+    """Return what JSON can hold."""
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    return value.item() if hasattr(value, "item") else value
