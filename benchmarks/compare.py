@@ -1,10 +1,12 @@
 """Check what a contender wrote against the TIFF slices it was made from.
 
-    python benchmarks/compare.py INPUT STORE --path "{level}/image" --levels 5
+    python benchmarks/compare.py convert INPUT STORE --path "{level}/image" --levels 5
+    python benchmarks/compare.py count TRUTH.npy TABLE.npy (or the package's STORE)
 
-Level 0 must hold the very voxels of the slices; each further level must be within one grey
-level of the 2 x 2 x 2 mean of the contender's own level before (rounding is free, and so is
-its accumulation). Looks at random places, corners included. Prints one line of JSON.
+A count must equal the truth that ``make_input.py`` took from its own voxels. Of a conversion,
+level 0 must hold the very voxels of the slices, and each further level must be within one grey
+level of the 2 x 2 x 2 mean of the contender's own level before (rounding is free, and so is its
+accumulation). Looks at random places, corners included. Prints one line of JSON.
 """
 
 from __future__ import annotations
@@ -87,14 +89,34 @@ def compare(folder: Path, store: Path, path: str, n_levels: int) -> dict[str, An
     }
 
 
+def compare_counts(truth: Path, counted: Path) -> dict[str, Any]:
+    """Return whether two tables (label, intensity) are equal, ready for JSON."""
+    if counted.suffix == ".npy":
+        table = np.load(counted)
+    else:
+        planes = zarr.open_array(str(counted / "counts" / "roi" / "plane" / "counts"), mode="r")
+        table = np.asarray(planes[:]).sum(axis=0)
+    expected = np.load(truth)
+    return {
+        "agrees": bool(np.array_equal(expected, table)),
+        "n_vox": int(table.sum()),
+        "n_vox_expected": int(expected.sum()),
+    }
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("input", type=Path)
-    parser.add_argument("store", type=Path)
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("job", choices=["convert", "count"])
+    parser.add_argument("input", type=Path, help="folder of slices, or the true table")
+    parser.add_argument("output", type=Path, help="what the contender wrote")
     parser.add_argument("--path", default="{level}/image")
     parser.add_argument("--levels", type=int, default=5)
     args = parser.parse_args()
-    print(json.dumps(compare(args.input, args.store, args.path, args.levels)))
+    if args.job == "convert":
+        found = compare(args.input, args.output, args.path, args.levels)
+    else:
+        found = compare_counts(args.input, args.output)
+    print(json.dumps(found))
 
 
 if __name__ == "__main__":

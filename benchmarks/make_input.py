@@ -3,7 +3,8 @@
     python benchmarks/make_input.py DIR [--shape 256,1420,2816] [--seed 0] [--texture SLICE.tif]
 
 Writes ``DIR/input/z0000.tif ...`` (uint8, uncompressed), ``DIR/labels/z0000.tif ...`` (uint8,
-deflate, codes 0 to 8, dense) and ``DIR/input.json``, which says how well the voxels compress.
+deflate, codes 0 to 8, dense), ``DIR/truth.npy`` (how often each label meets each intensity) and
+``DIR/input.json``, which says how well the voxels compress.
 The same shape, seed and texture give the same voxels on every machine with the same numpy;
 nothing here imports the package, and memory holds a few slices, whatever the depth.
 """
@@ -92,15 +93,18 @@ def make(directory: Path, shape: tuple[int, int, int], seed: int, texture: Path 
     base = texture_of(texture, shape[1:], seed)
     noise = NOISE_ON_SLICE if texture else NOISE_ON_SYNTHETIC
 
-    def write(z: int) -> None:
+    def write(z: int) -> np.ndarray:
         image = image_slice(base, z, shape[1:], seed, noise)
         tifffile.imwrite(image_dir / f"z{z:04d}.tif", image)
         labels = label_slice(z, shape)
         tifffile.imwrite(label_dir / f"z{z:04d}.tif", labels, compression="zlib")
+        key = labels.astype(np.uint16) * 256 + image
+        return np.bincount(key.ravel(), minlength=(N_REGIONS + 1) * 256)
 
     start = time.perf_counter()
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        list(pool.map(write, range(shape[0])))
+        truth = sum(pool.map(write, range(shape[0])))
+    np.save(directory / "truth.npy", np.reshape(truth, (N_REGIONS + 1, 256)))
     facts = {
         "shape": list(shape),
         "seed": seed,

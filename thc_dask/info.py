@@ -36,7 +36,7 @@ def info(volume: str | os.PathLike[str] | xr.DataTree | Store) -> dict[str, Any]
         "dtype": store.image().dtype.name,
         "spacing_um": list(grid.spacing_um),
         "origin_um": list(grid.origin_um),
-        "size_um": [n * p for n, p in zip(grid.shape, grid.spacing_um, strict=True)],
+        "size_um": [round(n * p, 6) for n, p in zip(grid.shape, grid.spacing_um, strict=True)],
         "n_vox": grid.n_vox,
         "levels": [_level(level) for level in store.levels],
         "labels": {name: _labels(labels) for name, labels in store.label_sets.items()},

@@ -36,11 +36,15 @@ def long_table(table: xr.DataArray | xr.Dataset) -> pd.DataFrame:
     >>> long_table(table).to_csv(index=False).splitlines()
     ['region,intensity,count', 'CTX,0,1', 'CTX,1,2']
     """
-    dataset = table.to_dataset() if hasattr(table, "to_dataset") else table
+    dataset = _dataset(table)
     dims = max((v.dims for v in dataset.data_vars.values()), key=len)
     keep = [name for name, v in dataset.data_vars.items() if v.dims == dims]
     plain = dataset[keep].reset_coords(drop=True)
     return plain.to_dataframe(dim_order=list(dims)).reset_index()
+
+
+def _dataset(table: xr.DataArray | xr.Dataset) -> xr.Dataset:
+    return table.to_dataset() if hasattr(table, "to_dataset") else table
 
 
 def write_table(table: xr.DataArray | xr.Dataset, path: str | os.PathLike[str]) -> None:
@@ -74,11 +78,8 @@ def write_table(table: xr.DataArray | xr.Dataset, path: str | os.PathLike[str]) 
 
 
 def _write_arrays(table: xr.DataArray | xr.Dataset, target: Path, suffix: str) -> None:
-    dataset = table.to_dataset() if hasattr(table, "to_dataset") else table
-    attrs = table.attrs
-    plain = dataset.assign_attrs(
-        {k: json.dumps(v) if isinstance(v, Mapping) else v for k, v in attrs.items()}
-    )
+    attrs = {k: json.dumps(v) if isinstance(v, Mapping) else v for k, v in table.attrs.items()}
+    plain = _dataset(table).drop_attrs().assign_attrs(attrs)
     if suffix == ".nc":
         plain.to_netcdf(target, engine="h5netcdf")
         return
