@@ -1,0 +1,207 @@
+"""TIFF and PNG: one file, a folder of slices, or stacks that follow one another, as a reader.
+
+Uncompressed pages are read straight into the caller's memory; of compressed ones only the
+strips or tiles that a block touches are decoded. Headers are read once, at opening.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import logging
+import os
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from thc_dask.errors import RequestError
+from thc_dask.grid import Grid, Um, Vox
+from thc_dask.sources.slices.decode import read_plain, read_segments
+from thc_dask.sources.slices.files import File, Location, find, opened, warm
+from thc_dask.sources.slices.headers import Described, Layout, describe, page_name
+from thc_dask.sources.slices.spacing import spacing_of
+
+__all__ = ["SliceStack", "open_slices"]
+
+
+@dataclass(frozen=True, eq=False)
+class SliceStack:
+    """Planes of TIFF or PNG files as a ``Reader``: see ``open_slices``."""
+
+    grid: Grid
+    """Shape in voxels, spacing and origin in micrometers (z, y, x)."""
+    dtype: np.dtype[Any]
+    """Type of a voxel, in native byte order."""
+    unit: Vox
+    """What is decoded at once: a strip, a tile, a PNG; (1, 1, 1) where pixels lie plain."""
+    provenance: dict[str, Any]
+    """kind, location, files, shape, dtype, bytes on disk and a fingerprint of the files."""
+    files: tuple[File, ...] = field(repr=False)
+    layouts: tuple[Layout, ...] = field(repr=False)
+    planes: NDArray[np.int64] = field(repr=False)
+    """(z, 3): file, layout, and first row of ``segments`` of each plane."""
+    segments: NDArray[np.int64] = field(repr=False)
+    """(n, 2): offset and size in bytes."""
+
+    def read_into(self, out: NDArray[Any], start: Vox) -> None:
+        """Fill ``out`` (z, y, x), of the stack's own dtype, with the voxels from ``start`` on.
+
+        Safe to call from several threads at once; files are open only during the call.
+
+        Raises
+        ------
+        RequestError
+            ``out`` has another dtype or reaches outside the stack.
+        DataError
+            A file is gone, was changed since it was opened, or is damaged.
+        """
+        whole = self.grid.shape
+        if (
+            (out.dtype, out.ndim) != (self.dtype, 3)
+            or min(start) < 0
+            or any(a + n > m for a, n, m in zip(start, out.shape, whole, strict=True))
+        ):
+            raise RequestError(
+                f"slices: cannot give {out.shape} {out.dtype} voxels from {start} on; there are "
+                f"{whole} {self.dtype}"
+            )
+        z0, y0, x0 = start
+        planes = enumerate(self.planes[z0 : z0 + len(out)].tolist() if out.size else [])
+        for number, group in itertools.groupby(planes, lambda item: int(item[1][0])):
+            with opened(self.files[number]) as fd:
+                for i, (_, layout, first) in group:
+                    self._read_plane(fd, out[i], (number, layout, first), y0, x0)
+
+    def _read_plane(
+        self, fd: int, out: NDArray[Any], plane: tuple[int, int, int], y0: int, x0: int
+    ) -> None:
+        path, layout, first = self.files[plane[0]].path, self.layouts[plane[1]], plane[2]
+        _, n_y, n_x = self.grid.shape
+        if layout.segment is None:
+            offset = int(self.segments[first, 0]) + y0 * n_x * out.itemsize
+            read_plain(fd, path, out, offset, layout.stored, x0, n_x)
+        else:
+            down, across = (-(-n // m) for n, m in zip((n_y, n_x), layout.segment, strict=True))
+            table = self.segments[first : first + down * across].reshape(down, across, 2)
+            read_segments(fd, path, out, table, layout, y0, x0)
+
+
+def open_slices(
+    location: Location, spacing_um: Um | None = None, origin_um: Um = (0.0, 0.0, 0.0)
+) -> SliceStack:
+    """Return the planes of a TIFF or PNG file, folder, pattern or list, axes ``z, y, x``.
+
+    A folder or a pattern (``stack_*.tif``) is taken in natural order (z2 before z10), a list in
+    its own. Every page of every file is a plane, but for reduced pages (pyramids, thumbnails).
+
+    Values are those stored: bits and packed integers of TIFF and PNG unfold into whole bytes
+    without stretching (1 bit gives uint8 0 and 1), white-is-zero pages are not inverted, and a
+    palette of greys gives its grey levels. Colour, colour palettes and alpha are refused.
+
+    Parameters
+    ----------
+    location
+        File, folder, pattern, or files; ``.tif .tiff .png`` in any case, not mixed. Other and
+        hidden files of a folder are ignored.
+    spacing_um
+        Distance of voxel centres (z, y, x) in micrometers. None takes what ImageJ or OME metadata
+        of the first file give for all three axes; the plain resolution of a TIFF or PNG (dpi) is
+        not taken for a voxel size.
+    origin_um
+        Centre of the first voxel (z, y, x) in micrometers.
+
+    Raises
+    ------
+    MissingError
+        No such file or folder, or no slices in it.
+    RequestError
+        Unknown or mixed suffixes, no voxel size, colour, several channels or times, or planes
+        that differ in shape or type; names the first such file.
+    DataError
+        A file is empty, truncated or not what its suffix says.
+
+    Examples
+    --------
+    >>> import tempfile, tifffile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     for z in (1, 2, 10):
+    ...         tifffile.imwrite(f"{folder}/z{z}.tif", np.full((2, 3), z, np.uint8))
+    ...     stack = open_slices(folder, (1.17, 1.17, 1.17))
+    ...     out = np.empty((3, 1, 1), np.uint8)
+    ...     stack.read_into(out, (0, 1, 2))
+    >>> stack.grid.shape, stack.dtype.name, stack.unit, out.ravel().tolist()
+    ((3, 2, 3), 'uint8', (1, 1, 1), [1, 2, 10])
+    """
+    # Unless the application set up logging, remarks of tifffile would end up on stderr.
+    logger = logging.getLogger("tifffile")
+    if not logger.handlers:
+        logger.addHandler(logging.NullHandler())
+    kind, paths = find(location)
+    warm(paths)
+    described = [describe(path, kind) for path in paths]
+    shape, dtype = _common(described)
+    spacing = spacing_um or spacing_of(paths[0], kind)
+    grid = Grid((sum(len(pages) for _, pages in described), *shape), spacing, origin_um)
+    layouts, planes, segments = _tables(described)
+    files = tuple(file for file, _ in described)
+    provenance = _provenance(kind, location, files, grid, dtype)
+    return SliceStack(
+        grid, dtype, _unit(layouts, shape), provenance, files, layouts, planes, segments
+    )
+
+
+def _common(described: list[Described]) -> tuple[tuple[int, int], np.dtype[Any]]:
+    """Return the shape and type that all planes share."""
+    file, pages = described[0]
+    shape, dtype = pages[0].shape, pages[0].dtype
+    for other, others in described:
+        for number, page in enumerate(others):
+            if (page.shape, page.dtype) != (shape, dtype):
+                raise RequestError(
+                    f"slices: {page_name(other, number)} is {page.dtype} {page.shape} (y, x), but "
+                    f"{file.path} is {dtype} {shape}; all planes need one shape and type"
+                )
+    return shape, dtype
+
+
+def _tables(
+    described: list[Described],
+) -> tuple[tuple[Layout, ...], NDArray[np.int64], NDArray[np.int64]]:
+    """Return layouts, planes and segments of a stack as compact, quickly pickled tables."""
+    layouts: dict[Layout, int] = {}
+    planes, tables, first = [], [], 0
+    for number, (_, pages) in enumerate(described):
+        for page in pages:
+            planes.append((number, layouts.setdefault(page.layout, len(layouts)), first))
+            tables.append(page.segments)
+            first += len(page.segments)
+    return tuple(layouts), np.array(planes, np.int64), np.concatenate(tables)
+
+
+def _unit(layouts: tuple[Layout, ...], shape: tuple[int, int]) -> Vox:
+    segments = {layout.segment or (1, 1) for layout in layouts}
+    rows, columns = segments.pop() if len(segments) == 1 else shape
+    return 1, min(rows, shape[0]), min(columns, shape[1])
+
+
+def _provenance(
+    kind: str, location: Location, files: tuple[File, ...], grid: Grid, dtype: np.dtype[Any]
+) -> dict[str, Any]:
+    full = [os.path.abspath(file.path) for file in files]
+    root = os.path.commonpath([os.path.dirname(path) for path in full])
+    names = [path[len(root) :].lstrip(os.sep) for path in full]
+    rows = [(name, f.size, f.mtime_ns) for name, f in zip(names, files, strict=True)]
+    return {
+        "kind": kind,
+        "location": str(location) if isinstance(location, str | os.PathLike) else root,
+        "n_files": len(files),
+        "first_file": names[0],
+        "last_file": names[-1],
+        "shape": list(grid.shape),
+        "dtype": dtype.name,
+        "total_bytes": sum(f.size for f in files),
+        "fingerprint": blake2b(json.dumps(rows).encode(), digest_size=16).hexdigest(),
+    }
