@@ -120,9 +120,9 @@ def encoding(
     return cost | {"ratio": n_bytes / sum(slab.n_encoded_bytes for slab in slabs)}
 
 
-def writing(work: Path) -> dict[str, float]:
+def writing(work: Path, most_bytes: int) -> dict[str, float]:
     """Return the cost of a gigabyte in files of a shard's size, each flushed to the disk."""
-    payload = os.urandom(FILE_BYTES)
+    payload = os.urandom(min(FILE_BYTES, most_bytes))
 
     def write(core: int) -> int:
         for i in range(FILES_PER_CORE):
@@ -130,7 +130,7 @@ def writing(work: Path) -> dict[str, float]:
             with path.open("wb", buffering=0) as file:
                 file.write(payload)
                 os.fsync(file.fileno())
-        return FILES_PER_CORE * FILE_BYTES
+        return FILES_PER_CORE * len(payload)
 
     cost = on_all_cores(write)
     for path in work.glob("floor-*"):
@@ -147,7 +147,7 @@ def convert_floor(folder: Path, work: Path) -> dict[str, Any]:
         "gather": on_all_cores(lambda core: slabs[core].gather()),
         "mean": on_all_cores(lambda core: slabs[core].mean()),
         "encode": encoding(slabs, tuned_compressor),
-        "write": writing(work),
+        "write": writing(work, math.prod(slices.shape)),
     }
     level_gb = [math.prod(shape) / 1e9 for shape in level_shapes(slices.shape, N_LEVELS)]
     amounts = {
