@@ -351,7 +351,7 @@ def test_save_says_what_is_wrong(fractions, tmp_path):
     with pytest.raises(MissingError, match="does not exist"):
         plot.save(figure, tmp_path / "nowhere" / "figure.png")
     (tmp_path / "folder.png").mkdir()
-    with pytest.raises(WriteError, match="cannot be written"):
+    with pytest.raises(WriteError, match="a folder has that name"):
         plot.save(figure, tmp_path / "folder.png")
     with pytest.raises(RequestError, match="give one of png"):
         plot.render(figure, "gif")

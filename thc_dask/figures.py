@@ -20,6 +20,7 @@ from thc_dask.errors import MissingError, RequestError
 from thc_dask.grid import Box, Extent
 from thc_dask.output import long_table
 from thc_dask.reader import read
+from thc_dask.store.location import writing
 from thc_dask.store.read import LabelSet, Store, store_of
 
 if TYPE_CHECKING:
@@ -241,6 +242,8 @@ def figures(
         There is no label set.
     RequestError
         The suffix or the box is wrong.
+    WriteError
+        A file cannot be written.
 
     Examples
     --------
@@ -260,7 +263,8 @@ def figures(
     for panel in panels(store, by, of, box):
         stem = panel.letter.lower() + (f"_{next(slices)}" if panel.letter == "A" else "")
         path = Path(out) / f"{stem}{suffix}"
-        path.parent.mkdir(parents=True, exist_ok=True)
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
         plot.save(panel.figure, path)
         found.append(path)
     return found

@@ -4,25 +4,53 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from thc_dask.errors import RequestError, WriteError
+from thc_dask.errors import ExistsError, RequestError
+from thc_dask.store.location import writing
 
 if TYPE_CHECKING:
     import pandas as pd
     import xarray as xr
 
 SUFFIXES = (".csv", ".parquet", ".json", ".nc", ".zarr")
+MARK = "thc_table"  # attribute of the tables we write as folders
 
 
-def check_suffix(path: str | os.PathLike[str]) -> str:
-    """Return the suffix of a table's file; RequestError names the known ones."""
-    suffix = Path(path).suffix.lower()
+def check_target(path: str | os.PathLike[str]) -> str:
+    """Return the suffix of a table's file, if a table may be written there.
+
+    Raises
+    ------
+    RequestError
+        The suffix is none of the known ones, or it is an address.
+    ExistsError
+        A folder has that name and is no table that was written here.
+    """
+    target = Path(path)
+    suffix = target.suffix.lower()
     if suffix not in SUFFIXES:
         raise RequestError(f"output {path}: unknown format; use one of {' '.join(SUFFIXES)}")
+    if "://" in str(path):
+        raise RequestError(f"output {path}: tables go to files; give a path")
+    if target.is_dir() and not (suffix == ".zarr" and _is_table(target)):
+        raise ExistsError(
+            f"output {path}: a folder of that name holds something else; choose another name"
+        )
     return suffix
+
+
+def _is_table(folder: Path) -> bool:
+    """Whether a folder is a table that ``write_table`` wrote: nothing else may be replaced."""
+    try:
+        attrs = json.loads((folder / ".zattrs").read_bytes())
+    except (OSError, ValueError):
+        return False
+    return isinstance(attrs, dict) and MARK in attrs
 
 
 def long_table(table: xr.DataArray | xr.Dataset) -> pd.DataFrame:
@@ -44,37 +72,52 @@ def long_table(table: xr.DataArray | xr.Dataset) -> pd.DataFrame:
 
 
 def _dataset(table: xr.DataArray | xr.Dataset) -> xr.Dataset:
-    return table.to_dataset() if hasattr(table, "to_dataset") else table
+    import xarray as xr
+
+    return table.to_dataset() if isinstance(table, xr.DataArray) else table
 
 
 def write_table(table: xr.DataArray | xr.Dataset, path: str | os.PathLike[str]) -> None:
-    """Write a table; ``.json``, ``.nc`` and ``.zarr`` also keep where it comes from.
+    """Write a table, whole or not at all, in place of a table that was there before.
+
+    ``.json``, ``.nc`` and ``.zarr`` also keep where it comes from.
 
     Raises
     ------
     RequestError
         The suffix is none of the known ones, or its package is not installed.
+    ExistsError
+        A folder has that name and is no table that was written here.
     WriteError
         The file cannot be written.
     """
-    suffix, target = check_suffix(path), Path(path)
+    suffix, target = check_target(path), Path(path)
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        if suffix == ".csv":
-            long_table(table).to_csv(target, index=False)
-        elif suffix == ".parquet":
-            long_table(table).to_parquet(target, index=False)
-        elif suffix == ".json":
-            target.write_text(as_json(table), encoding="utf-8")
-        else:
-            _write_arrays(table, target, suffix)
+        with writing(path):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            # Beside the target, so that a rename is all that is left to do.
+            with TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as beside:
+                made = Path(beside, target.name)
+                _write(table, made, suffix)
+                if target.is_dir():
+                    shutil.rmtree(target)
+                os.replace(made, target)
     except ImportError as error:
         raise RequestError(
             f"output {path}: {suffix} needs a package that is missing ({error.name}); "
             'pip install "thc_dask[formats]"'
         ) from error
-    except OSError as error:
-        raise WriteError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def _write(table: xr.DataArray | xr.Dataset, target: Path, suffix: str) -> None:
+    if suffix == ".csv":
+        long_table(table).to_csv(target, index=False)
+    elif suffix == ".parquet":
+        long_table(table).to_parquet(target, index=False)
+    elif suffix == ".json":
+        target.write_text(as_json(table), encoding="utf-8")
+    else:
+        _write_arrays(table, target, suffix)
 
 
 def _write_arrays(table: xr.DataArray | xr.Dataset, target: Path, suffix: str) -> None:
@@ -84,7 +127,7 @@ def _write_arrays(table: xr.DataArray | xr.Dataset, target: Path, suffix: str) -
         plain.to_netcdf(target, engine="h5netcdf")
         return
     # zarr v3 has no string type yet: v2 holds names as they are.
-    plain.to_zarr(target, mode="w", zarr_format=2, consolidated=True)
+    plain.assign_attrs({MARK: 1}).to_zarr(target, mode="w", zarr_format=2, consolidated=True)
 
 
 def as_json(table: xr.DataArray | xr.Dataset) -> str:

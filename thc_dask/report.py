@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from thc_dask import __version__
-from thc_dask.errors import WriteError
 from thc_dask.figures import panels
 from thc_dask.grid import Box
 from thc_dask.info import info
 from thc_dask.page import Section, render_report
+from thc_dask.store.location import write_file
 from thc_dask.store.read import store_of
 
 
@@ -76,13 +76,8 @@ def _provenance(facts: dict[str, Any]) -> dict[str, Any]:
 
 def write_page(path: str | os.PathLike[str], title: str, parts: Sequence[Section]) -> Path:
     """Write sections as one HTML file."""
-    target = Path(path)
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_text(render_report(title, parts), encoding="utf-8")
-    except OSError as error:
-        raise WriteError(f"cannot write {path}: {error.strerror or error}") from error
-    return target
+    write_file(path, render_report(title, parts).encode())
+    return Path(path)
 
 
 def report(

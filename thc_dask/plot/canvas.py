@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from thc_dask.errors import MissingError, RequestError, WriteError
+from thc_dask.errors import MissingError, RequestError
 from thc_dask.schemes import PALETTE
+from thc_dask.store.location import write_file
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -66,12 +67,9 @@ def save(figure: Figure, path: str | Path) -> None:
     if path.suffix.lower().removeprefix(".") not in FORMATS:
         raise RequestError(f"{path}: a figure's name must end in .{', .'.join(FORMATS)}")
     data = render(figure, path.suffix.lower().removeprefix("."))
-    try:
-        path.write_bytes(data)
-    except FileNotFoundError:
-        raise MissingError(f"{path}: folder {path.parent} does not exist; create it") from None
-    except OSError as error:
-        raise WriteError(f"{path}: cannot be written ({error.strerror})") from error
+    if not path.parent.exists():
+        raise MissingError(f"{path}: folder {path.parent} does not exist; create it")
+    write_file(path, data)
 
 
 def new_figure(height: float, width: float = WIDTH_IN, **options: Any) -> Figure:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Iterator, Sequence
@@ -15,7 +16,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol
 
-from thc_dask.errors import MissingError, RequestError, WriteError
+from thc_dask.errors import MissingError, RequestError, ThcError, WriteError
 
 Buffer = bytes | bytearray | memoryview
 
@@ -73,24 +74,51 @@ def locate(store: str | os.PathLike[str]) -> Location:
     return Folder(text.rstrip("/") or "/")
 
 
+AGAIN = "free space, then run it again"
+ELSEWHERE = "choose another target"
+REASONS = {
+    errno.ENOSPC: f"the disk is full; {AGAIN}",
+    errno.EDQUOT: f"the quota is used up; {AGAIN}",
+    errno.EROFS: f"the file system is read-only; {ELSEWHERE}",
+    errno.EACCES: f"no permission to write there; {ELSEWHERE}",
+    errno.EPERM: f"no permission to write there; {ELSEWHERE}",
+    errno.ENOTDIR: f"a part of the path is a file; {ELSEWHERE}",
+    errno.EEXIST: f"a part of the path is a file; {ELSEWHERE}",
+    errno.EISDIR: f"a folder has that name; {ELSEWHERE}",
+}
+
+
 @contextmanager
-def _writing(what: str) -> Iterator[None]:
-    """Turn what the system says into one line with a remedy."""
+def writing(what: str | os.PathLike[str]) -> Iterator[None]:
+    """Turn what the system says while ``what`` is written into one line with a remedy.
+
+    >>> with writing("r.html"):
+    ...     raise OSError(errno.ENOSPC, "No space left on device")
+    Traceback (most recent call last):
+    thc_dask.errors.WriteError: cannot write r.html: the disk is full; free space, then run it again
+    """
     try:
         yield
-    except WriteError:
+    except ThcError:
         raise
     except OSError as error:
-        reasons = {
-            errno.ENOSPC: "the disk is full; free space, then --resume",
-            errno.EDQUOT: "the quota is used up; free space, then --resume",
-            errno.EROFS: "the file system is read-only; choose another target",
-            errno.EACCES: "no permission to write there; choose another target",
-            errno.EPERM: "no permission to write there; choose another target",
-            errno.ENOTDIR: "a part of the path is a file; choose another target",
-        }
-        reason = reasons.get(error.errno or 0, error.strerror or str(error))
-        raise WriteError(f"cannot write {what}: {reason}") from error
+        # HDF5 says the number only within its text, which runs over several lines.
+        text = " ".join(str(error.strerror or error).split())
+        found = re.search(r"\berrno = (\d+)", text)
+        number = error.errno or (int(found[1]) if found else 0)
+        raise WriteError(f"cannot write {what}: {REASONS.get(number, text)}") from error
+
+
+def write_file(path: str | os.PathLike[str], data: Buffer) -> None:
+    """Write a file, whole or not at all; its folder is made if needed.
+
+    Raises
+    ------
+    WriteError
+        It cannot be written; what was there before still is.
+    """
+    target = Path(path)
+    Folder(str(target.parent)).put(target.name, data)
 
 
 class Folder:
@@ -132,7 +160,7 @@ class Folder:
 
     def delete(self, prefix: str) -> None:
         path = self._root / prefix if prefix else self._root
-        with _writing(str(path)):
+        with writing(str(path)):
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path)
             else:
@@ -151,7 +179,7 @@ class FileSink:
         self._path = path
         self._partial = path.with_name(f"{path.name}.{secrets.token_hex(4)}.partial")
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
-        with _writing(str(path)):
+        with writing(str(path)):
             try:
                 self._fd = os.open(self._partial, flags, 0o666)
             except FileNotFoundError:
@@ -159,7 +187,7 @@ class FileSink:
                 self._fd = os.open(self._partial, flags, 0o666)
 
     def append(self, parts: Sequence[Buffer]) -> None:
-        with _writing(str(self._path)):
+        with writing(str(self._path)):
             for i in range(0, len(parts), 512):  # the system takes at most IOV_MAX parts
                 views = [memoryview(part).cast("B") for part in parts[i : i + 512]]
                 while views:
@@ -170,7 +198,7 @@ class FileSink:
                         views[0] = views[0][n:]
 
     def commit(self, durable: bool = True) -> None:
-        with _writing(str(self._path)):
+        with writing(str(self._path)):
             if durable:
                 os.fsync(self._fd)
             os.close(self._fd)
@@ -215,14 +243,14 @@ class Remote:
             return None
 
     def put(self, key: str, data: Buffer, durable: bool = True) -> None:
-        with _writing(f"{self.url}/{key}"):
+        with writing(f"{self.url}/{key}"):
             self._fs.pipe_file(self._path(key), bytes(data))
 
     def sink(self, key: str) -> MemorySink:
         return MemorySink(self, key)
 
     def delete(self, prefix: str) -> None:
-        with _writing(f"{self.url}/{prefix}"), suppress(FileNotFoundError):
+        with writing(f"{self.url}/{prefix}"), suppress(FileNotFoundError):
             self._fs.rm(self._path(prefix), recursive=True)
 
     def keys(self, prefix: str) -> list[str]:
