@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import re
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -25,24 +27,40 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
 
 
 def run(argv: Sequence[str] | None = None) -> int:
-    """Run a command and return its exit code."""
-    args = _parser().parse_args(argv)
+    """Run a command and return its exit code; ``--help`` and wrong options exit at once."""
+    command = "thc"
     try:
+        args, unknown = _parser().parse_known_args(argv)
+        command = f"thc {args.command}"
+        if unknown:
+            raise RequestError(f"unknown: {' '.join(unknown)}; {command} --help shows how")
         args.run(args)
+        print(end="", flush=True)  # errors of writing belong here, not to the exit of Python
     except ThcError as error:
-        print(f"thc {args.command}: {error}", file=sys.stderr)
+        print(f"{command}: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
-        print(f"thc {args.command}: interrupted", file=sys.stderr)
+        print(f"{command}: interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:
-        sys.stderr.close()  # the reader of a pipe has gone; that is its right
+        _give_up_output()  # the reader of a pipe has gone; that is its right
         return 0
     except OSError as error:
         what = f"{error.filename}: " if error.filename else ""
-        print(f"thc {args.command}: {what}{error.strerror or error}", file=sys.stderr)
+        text = " ".join(str(error.strerror or error).split())
+        print(f"{command}: {what}{text}", file=sys.stderr)
+        _give_up_output()
         return 1
     return 0
+
+
+def _give_up_output() -> None:
+    """Send what is still to be printed nowhere: at exit Python would try again, and complain."""
+    try:
+        print(end="", flush=True)
+    except OSError:
+        with open(os.devnull, "w") as nowhere:
+            os.dup2(nowhere.fileno(), sys.stdout.fileno())
 
 
 # ---- arguments ----------------------------------------------------------------------------
@@ -79,7 +97,7 @@ def _memory(text: str) -> int:
     unit = text[len(number) :].upper()
     try:
         size = int(float(number) * SIZES[unit])
-    except (ValueError, KeyError):
+    except (ValueError, KeyError, OverflowError):
         raise RequestError(f"memory {text!r}: write it like 2GiB or 500MB") from None
     if size < 2**20:
         raise RequestError(f"memory {text!r}: give at least 1MiB")
@@ -88,6 +106,19 @@ def _memory(text: str) -> int:
 
 def _triple(what: str, low: int = 1) -> Callable[[str], Vox]:
     return _asked(lambda text: parse_triple(text, what, low))
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line, as all of ours do."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        # A box may begin below zero: --box -5:20,0:9,0:9 names no option.
+        self._negative_number_matcher = re.compile(r"-[0-9.]")
+
+    def error(self, message: str) -> NoReturn:
+        message = message.removeprefix("argument ")
+        self.exit(2, f"{self.prog}: {message}; {self.prog} --help shows how\n")
 
 
 class _Commands:
@@ -112,7 +143,7 @@ class _Commands:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="thc",
         description="Brain-scale image volumes: convert, label, count, compare.",
         epilog="Begin with: thc demo. Each command has --help with an example.",
@@ -356,7 +387,7 @@ def _answer(args: Arguments, ask: Callable[[Box | None], Any]) -> None:
     from thc_dask import output
 
     if args.out:
-        output.check_suffix(args.out)
+        output.check_target(args.out)
     table = ask(args.box).compute()
     if args.out:
         output.write_table(table, args.out)
