@@ -39,6 +39,8 @@ def open_reader(source: Any, spacing_um: Um | None = None) -> Reader:
 
         return open_dataarray(source, spacing_um)
     text = os.fspath(source)
+    if not text:
+        raise RequestError(f"source: the name is empty; give {KINDS}")
     if text.startswith("phantom:"):
         from thc_dask.sources.phantom import open_phantom
 

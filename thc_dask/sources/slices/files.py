@@ -38,7 +38,7 @@ def find(location: Location) -> tuple[str, list[Path]]:
         paths = [Path(item) for item in location]
     allowed = ", ".join(KINDS)
     if not paths:
-        raise MissingError(f"slices: no files {allowed} in {location}")
+        raise MissingError(f"slices: no files {allowed} in {location}; give the folder with them")
     firsts = {KINDS.get(path.suffix.lower()): path for path in reversed(paths)}
     if None in firsts:
         odd = firsts[None]
