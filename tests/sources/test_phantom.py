@@ -4,7 +4,8 @@ import json
 import pickle
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import asdict, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -197,9 +198,12 @@ def table(path):
 def written(tmp_path_factory):
     done = []
     result = write_phantom(
-        tmp_path_factory.mktemp("new") / "phantom", SMALL.shape, SMALL.seed, tell=done.append
+        tmp_path_factory.mktemp("new") / "phantom",
+        SMALL.shape,
+        SMALL.seed,
+        progress=lambda *n: done.append(n),
     )
-    assert done[-1] == 48
+    assert done[-1] == (48, 48)
     assert done == sorted(done)
     return result
 
@@ -207,22 +211,23 @@ def written(tmp_path_factory):
 def test_written_slices_are_the_voxels(written, small):
     for folder, channel in (("image", "image"), ("labels/roi", "roi"),
                             ("labels/microstructure", "microstructure")):  # fmt: skip
-        files = sorted((written.directory / folder).iterdir())
+        files = sorted((Path(written.directory) / folder).iterdir())
         assert [f.name for f in files] == [f"z{z:04}.tif" for z in range(48)]
         stack = np.stack([tifffile.imread(f) for f in files])
         assert stack.dtype == np.uint8
         np.testing.assert_array_equal(stack, small[channel])
-    with tifffile.TiffFile(written.directory / "image" / "z0003.tif") as tiff:
+    with tifffile.TiffFile(Path(written.directory) / "image" / "z0003.tif") as tiff:
         page = tiff.pages[0]
         assert page.is_contiguous
         assert page.compression == 1
         assert page.get_resolution("MICROMETER")[0] == pytest.approx(1 / 1.17)
-    every = [f for f in written.directory.rglob("*") if f.is_file()]
+    assert json.loads(json.dumps(asdict(written)))["shape"] == [48, 96, 160]
+    every = [f for f in Path(written.directory).rglob("*") if f.is_file()]
     assert (written.n_files, written.n_bytes) == (len(every), sum(f.stat().st_size for f in every))
 
 
 def test_written_annotated_planes(written, small):
-    folder = written.directory / "labels" / "roi_planes"
+    folder = Path(written.directory) / "labels" / "roi_planes"
     planes = json.loads((folder / "planes.json").read_text())["planes"]
     assert tuple(planes) == written.annotated == annotated_planes(48)
     assert sorted(f.name for f in folder.glob("*.tif")) == [f"z{z:04}.tif" for z in planes]
@@ -231,7 +236,7 @@ def test_written_annotated_planes(written, small):
 
 
 def test_written_tables_are_the_truth(written, small):
-    truth, folder = true_tables(SMALL), written.directory / "truth"
+    truth, folder = true_tables(SMALL), Path(written.directory) / "truth"
     regions = SCHEMES[SCHEME_OF["roi"]].names
     for name, counts in (
         ("histogram", truth.histogram),
@@ -253,10 +258,10 @@ def test_written_tables_are_the_truth(written, small):
 
 
 def test_a_directory_with_something_in_it_is_refused(written, tmp_path):
-    before = sorted(written.directory.rglob("*"))
+    before = sorted(Path(written.directory).rglob("*"))
     with pytest.raises(ExistsError, match="not empty"):
         write_phantom(written.directory, (1, 8, 8))
-    assert sorted(written.directory.rglob("*")) == before
+    assert sorted(Path(written.directory).rglob("*")) == before
     (tmp_path / "file").write_text("")
     with pytest.raises(ExistsError, match="not empty"):
         write_phantom(tmp_path / "file", (1, 8, 8))
