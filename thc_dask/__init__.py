@@ -14,6 +14,7 @@ __version__ = "0.1.0"
 from thc_dask.analysis.regions import compare, fractions, histogram
 from thc_dask.convert import convert
 from thc_dask.count import count
+from thc_dask.demo import demo
 from thc_dask.errors import ThcError
 from thc_dask.figures import figures
 from thc_dask.grid import Box, Extent, Grid
@@ -22,6 +23,7 @@ from thc_dask.labels import labels
 from thc_dask.report import report
 from thc_dask.schemes import Scheme
 from thc_dask.sources import open_source
+from thc_dask.sources.phantom import write_phantom as phantom
 from thc_dask.store.read import open_volume
 
 __all__ = [
@@ -33,6 +35,7 @@ __all__ = [
     "compare",
     "convert",
     "count",
+    "demo",
     "figures",
     "fractions",
     "histogram",
@@ -40,5 +43,6 @@ __all__ = [
     "labels",
     "open_source",
     "open_volume",
+    "phantom",
     "report",
 ]
