@@ -230,16 +230,16 @@ def _write(
     tasks = plan_waves(
         target, store.levels, reader, schedule.n_threads(), memory_bytes, [e for e, _ in new.pieces]
     )
+    provenance = [*(old.thc["provenance"] if old else []), new.provenance]
     try:
         receipts = run_waves(tasks, progress)
+        merged = _merge(store, target, receipts) if old else receipts
+        publish_labels(target, store.levels, merged, store.root, new.scheme, known, provenance)
     except BaseException:
-        if old is None:
-            store.location.delete(prefix)
-            store.location.delete(f"{RECEIPTS}/{prefix}{name}")
+        if name not in Store(store.location).label_sets:
+            for key in (prefix, f"{RECEIPTS}/{prefix}{name}", f"{RECEIPTS}/{prefix}{name}.jsonl"):
+                store.location.delete(key)
         raise
-    provenance = [*(old.thc["provenance"] if old else []), new.provenance]
-    merged = _merge(store, target, receipts) if old else receipts
-    publish_labels(target, store.levels, merged, store.root, new.scheme, known, provenance)
     return Store(store.location).label_set(name)
 
 

@@ -9,10 +9,11 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from typing import Any
 
 from thc_dask import __version__
-from thc_dask.errors import ExistsError
+from thc_dask.errors import ExistsError, WriteError
 from thc_dask.grid import AXES, Extent
 from thc_dask.schemes import Scheme
 from thc_dask.store import metadata
@@ -164,7 +165,23 @@ def _replace_nodes(
     if names or "labels" in have:
         have["labels"] = metadata.group({"ome": {"version": metadata.OME, "labels": names}})
     before = root["consolidated_metadata"]["metadata"]
-    fresh = {path for path in have if have[path] != before.get(path)}
-    for path in sorted(fresh - written, key=lambda p: -p.count("/")):
-        location.put(f"{path}/zarr.json", metadata.dumps(have[path]))
-    location.put(ROOT, metadata.dumps(metadata.consolidate(root, have)))
+    fresh = {path for path in have if have[path] != before.get(path)} - written
+    data = metadata.dumps(metadata.consolidate(root, have))
+    try:
+        for path in sorted(fresh, key=lambda p: -p.count("/")):
+            location.put(f"{path}/zarr.json", metadata.dumps(have[path]))
+        location.put(ROOT, data)
+    except BaseException:
+        if location.get(ROOT) != data:
+            _restore(location, fresh, before)
+        raise
+
+
+def _restore(location: Location, paths: Iterable[str], before: dict[str, metadata.Node]) -> None:
+    """Undo changes of nodes that the root never came to name, as far as the target lets us."""
+    for path in paths:
+        with suppress(WriteError):
+            if path in before:
+                location.put(f"{path}/zarr.json", metadata.dumps(before[path]))
+            else:
+                location.delete(f"{path}/zarr.json")

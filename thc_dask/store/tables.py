@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from thc_dask import __version__
 from thc_dask.grid import Extent
 from thc_dask.schemes import Scheme
+from thc_dask.store.location import writing
 from thc_dask.store.publish import add_nodes, remove_nodes
 from thc_dask.store.read import Store
 
@@ -75,12 +76,32 @@ def keep(
     ``planes`` is (plane, row, column) for all planes of the volume, ``chunks`` (chunk, row,
     column) for the chunks at ``places`` (chunk, 3).
     """
-    import xarray as xr
-
     if table.path in store.nodes:
         remove_nodes(store.location, store.root, table.path)
         store = Store(store.location)
     store.location.delete(table.path)
+    try:
+        for name, dataset in _datasets(store, table, planes, places, chunks).items():
+            _write(store, table, name, dataset)
+        nodes = {
+            key.removesuffix("/zarr.json"): json.loads(store.location.get(key) or b"{}")
+            for key in store.location.keys(table.path)
+            if key.endswith("/zarr.json")
+        }
+        add_nodes(store.location, store.root, nodes)
+    except BaseException:
+        if table.path not in Store(store.location).nodes:
+            store.location.delete(table.path)
+        raise
+    return Store(store.location)
+
+
+def _datasets(
+    store: Store, table: Table, planes: NDArray[np.int64], places: NDArray[np.int64],
+    chunks: NDArray[np.uint32],
+) -> dict[str, xr.Dataset]:  # fmt: skip
+    import xarray as xr
+
     attrs = {
         "rows": table.rows.name, "columns": table.columns.name, "level": 0,
         "digests": table.digests, "software": f"thc_dask {__version__}",
@@ -92,24 +113,22 @@ def keep(
     z = store.grid.coordinates(0)[numbers]
     of_planes = {"plane": numbers, "z": ("plane", z, {"units": "micrometer"})}
     of_chunks = {f"chunk_{axis}": ("chunk", places[:, i]) for i, axis in enumerate("zyx")}
-    by_plane = xr.Dataset(
-        {"counts": (("plane", *dims), planes[numbers])}, {**coords, **of_planes}, attrs
-    )
-    by_chunk = xr.Dataset({"counts": (("chunk", *dims), chunks)}, {**coords, **of_chunks}, attrs)
-    for name, dataset in (("plane", by_plane), ("chunk", by_chunk)):
-        n = max(1, 2**20 // (table.rows.n * table.columns.n))
-        sizes = (max(1, min(n, dataset.sizes[name])), table.rows.n, table.columns.n)
+    by_plane = {"counts": (("plane", *dims), planes[numbers])}
+    by_chunk = {"counts": (("chunk", *dims), chunks)}
+    return {
+        "plane": xr.Dataset(by_plane, {**coords, **of_planes}, attrs),
+        "chunk": xr.Dataset(by_chunk, {**coords, **of_chunks}, attrs),
+    }
+
+
+def _write(store: Store, table: Table, name: str, dataset: xr.Dataset) -> None:
+    n = max(1, 2**20 // (table.rows.n * table.columns.n))
+    sizes = (max(1, min(n, dataset.sizes[name])), table.rows.n, table.columns.n)
+    with writing(f"{store.url}/{table.path}"):
         dataset.to_zarr(
             _address(store), group=f"{table.path}/{name}", mode="w", zarr_format=3,
             consolidated=False, encoding={"counts": {"chunks": sizes}},
         )  # fmt: skip
-    nodes = {
-        key.removesuffix("/zarr.json"): json.loads(store.location.get(key) or b"{}")
-        for key in store.location.keys(table.path)
-        if key.endswith("/zarr.json")
-    }
-    add_nodes(store.location, store.root, nodes)
-    return Store(store.location)
 
 
 def stored_digests(store: Store, table: Table) -> dict[str, str] | None:
