@@ -16,6 +16,7 @@ from thc_dask.labels import write_labels
 from thc_dask.page import Section
 from thc_dask.report import sections, write_page
 from thc_dask.sources.phantom import write_phantom
+from thc_dask.store.location import writing
 
 SHAPE: Vox = (160, 384, 1536)
 SPACING = "1.17um"
@@ -54,7 +55,17 @@ def demo(
         The folder holds something that no demo made.
     MissingError
         A file of ``data`` is missing.
+    WriteError
+        The folder cannot be written.
+
+    Examples
+    --------
+    >>> from tempfile import mkdtemp
+    >>> demo(mkdtemp(), shape=(8, 32, 64)).name
+    'report.html'
     """
+    if data is not None:
+        _check_data(Path(data))
     top = _clear(Path(directory))
     tell(f"phantom: {' x '.join(map(str, shape))} voxels (z, y, x), seed {seed}")
     write_phantom(top / "phantom", shape=shape, seed=seed)
@@ -82,12 +93,13 @@ def _clear(top: Path) -> Path:
     """Return the folder, empty but for our mark."""
     import shutil
 
-    if top.exists() and any(top.iterdir()) and not (top / MARK).exists():
-        raise ExistsError(f"{top} is not empty and no demo made it; give another folder")
-    if top.exists():
-        shutil.rmtree(top)
-    top.mkdir(parents=True)
-    (top / MARK).touch()
+    with writing(top):
+        if top.exists() and not (top / MARK).exists() and (top.is_file() or any(top.iterdir())):
+            raise ExistsError(f"{top} is not empty and no demo made it; give another folder")
+        if top.exists():
+            shutil.rmtree(top)
+        top.mkdir(parents=True)
+        (top / MARK).touch()
     return top
 
 
@@ -105,10 +117,13 @@ def _named(parts: list[Section], prefix: str) -> list[Section]:
     return [replace(part, heading=f"{prefix}: {part.heading}") for part in parts]
 
 
-def _real_slice(data: Path, store: Path, tell: Tell) -> Path:
+def _check_data(data: Path) -> None:
     for name in ("slice_z309.tif", "roi_z309.tif", "roi_z309.json"):
         if not (data / name).is_file():
             raise MissingError(f"data {data}: {name} is missing; give the folder that holds it")
+
+
+def _real_slice(data: Path, store: Path, tell: Tell) -> Path:
     window = json.loads((data / "roi_z309.json").read_text())["known_window"]
     (y0, y1), (x0, x1) = window["y"], window["x"]
     tell(f"convert: {data / 'slice_z309.tif'} -> {store}")
