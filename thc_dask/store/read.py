@@ -161,9 +161,9 @@ def open_volume(store: str | os.PathLike[str]) -> xr.DataTree:
     --------
     >>> from tempfile import mkdtemp
     >>> from thc_dask import convert
-    >>> store = convert("phantom:32,64,96", mkdtemp() + "/volume.ome.zarr", spacing="1.17um")
-    >>> volume = open_volume(store)
-    >>> volume["0/image"].dims
+    >>> path = mkdtemp() + "/volume.ome.zarr"
+    >>> _ = convert("phantom:32,64,96", path)
+    >>> open_volume(path)["0/image"].dims
     ('z', 'y', 'x')
     """
     import xarray as xr
