@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,8 +16,8 @@ from numpy.typing import NDArray
 from thc_dask import schedule
 from thc_dask.convert import MEMORY_BYTES, run_waves
 from thc_dask.errors import DataError, ExistsError, RequestError
-from thc_dask.grid import Extent, Grid, Vox, disjoint
-from thc_dask.reader import Reader
+from thc_dask.grid import Extent, Grid, Vox, blocks, disjoint
+from thc_dask.reader import Reader, read
 from thc_dask.schemes import Scheme, find_scheme
 from thc_dask.sources import open_reader
 from thc_dask.store.publish import publish_labels, remove_nodes
@@ -226,6 +227,8 @@ def _write(
     target = Target(store.location, prefix, name, new.dtype, codec_of, halving)
     reader: Reader = new if old is None else Added(old.array(), new)
     if old is None:
+        if name in store.label_sets:
+            _check(new)  # a source that is refused must not cost the labels it was to replace
         store = _forget(store, name)
     tasks = plan_waves(
         target, store.levels, reader, schedule.n_threads(), memory_bytes, [e for e, _ in new.pieces]
@@ -241,6 +244,21 @@ def _write(
                 store.location.delete(key)
         raise
     return Store(store.location).label_set(name)
+
+
+def _check(new: Placed) -> None:
+    """Read all that is to be written, and let what is wrong with it be raised."""
+    boxes = (
+        box.shift(extent.start)
+        for extent, _ in new.pieces
+        for box in blocks(extent.shape, (64, 512, 512))
+    )
+    for _ in schedule.run(partial(_read, new), boxes):
+        pass
+
+
+def _read(new: Placed, extent: Extent) -> None:
+    read(new, extent)
 
 
 def _forget(store: Store, name: str) -> Store:
