@@ -317,7 +317,10 @@ class _Job:
         running: list[Future[Any]] = [*self._units, *self._commits]
         for future in running:
             future.cancel()
-        wait(running)
+        wait(self._units)
+        # Units that ended have begun commits that nobody has asked for yet.
+        ended = [u.result() for u in self._units if not u.cancelled() and u.exception() is None]
+        wait([*self._commits, *(commit for commit in ended if commit is not None)])
         for column in self._open:
             column.abort()
 
