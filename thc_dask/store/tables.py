@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from thc_dask import __version__
 from thc_dask.grid import Extent
 from thc_dask.schemes import Scheme
+from thc_dask.store import metadata
 from thc_dask.store.location import writing
 from thc_dask.store.publish import add_nodes, remove_nodes
 from thc_dask.store.read import Store
@@ -88,6 +89,8 @@ def keep(
             for key in store.location.keys(table.path)
             if key.endswith("/zarr.json")
         }
+        for name in ("plane", "chunk"):
+            _consolidate(store, f"{table.path}/{name}", nodes)
         add_nodes(store.location, store.root, nodes)
     except BaseException:
         if table.path not in Store(store.location).nodes:
@@ -131,6 +134,14 @@ def _write(store: Store, table: Table, name: str, dataset: xr.Dataset) -> None:
         )  # fmt: skip
 
 
+def _consolidate(store: Store, path: str, nodes: dict[str, metadata.Node]) -> None:
+    """Let a table's group name its own arrays: over HTTP nobody can list them."""
+    top = f"{path}/"
+    below = {key.removeprefix(top): node for key, node in nodes.items() if key.startswith(top)}
+    node = metadata.consolidate(nodes[path], below)
+    store.location.put(f"{path}/zarr.json", metadata.dumps(node))
+
+
 def stored_digests(store: Store, table: Table) -> dict[str, str] | None:
     """Return which voxels the stored tables were counted from, None where there are none."""
     node = store.nodes.get(f"{table.path}/plane")
@@ -142,7 +153,7 @@ def open_table(store: Store, table: Table, kind: Literal["plane", "chunk"]) -> x
     import xarray as xr
 
     group = f"{table.path}/{kind}"
-    found: xr.Dataset = xr.open_zarr(_address(store), group=group, consolidated=False, chunks=None)
+    found: xr.Dataset = xr.open_zarr(_address(store), group=group, consolidated=True, chunks=None)
     return found
 
 
