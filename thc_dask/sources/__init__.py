@@ -59,6 +59,25 @@ def open_reader(source: Any, spacing_um: Um | None = None) -> Reader:
 def open_source(source: Any, spacing_um: Um | None = None, name: str = "image") -> xr.DataArray:
     """Return a source as a lazy ``(z, y, x)`` array with coordinates in micrometers.
 
+    Parameters
+    ----------
+    source, spacing_um
+        As in ``convert``; the spacing as three numbers (z, y, x) in micrometers.
+    name
+        Of the array.
+
+    Returns
+    -------
+    xarray.DataArray
+        Voxels as a dask array of the source's own type, dims (z, y, x); nothing is read yet.
+
+    Raises
+    ------
+    RequestError, DataError
+        There is no such source, it is of no known kind, or its files disagree.
+
+    Examples
+    --------
     >>> open_source("phantom:8,32,48").shape
     (8, 32, 48)
     """
