@@ -51,10 +51,15 @@ def begin(location: Location, plan: dict[str, Any], overwrite: bool) -> None:
     location.put(PLAN, metadata.dumps(plan))
 
 
-def digest(receipts: Iterable[Receipt]) -> str:
-    """Return what identifies the voxels of a pyramid: equal digests mean equal bytes."""
-    shards = sorted((s["key"], s["n_bytes"], s["crc32c"]) for r in receipts for s in r["shards"])
-    return hashlib.sha256(json.dumps(shards).encode()).hexdigest()[:32]
+def digest(shards: Iterable[dict[str, Any]], meaning: Any = None) -> str:
+    """Return what identifies the voxels of a pyramid: equal digests mean equal bytes.
+
+    ``meaning``, ready for JSON, is what else the voxels cannot be counted without: of labels, where
+    they are known and their scheme.
+    """
+    found = sorted((s["key"], s["n_bytes"], s["crc32c"]) for s in shards)
+    what = [found] if meaning is None else [found, meaning]
+    return hashlib.sha256(json.dumps(what).encode()).hexdigest()[:32]
 
 
 def _level_nodes(
@@ -84,12 +89,14 @@ def _put_all(location: Location, nodes: dict[str, metadata.Node], chunks: dict[s
         location.put(f"{path}/zarr.json", metadata.dumps(nodes[path]))
 
 
-def _keep_receipts(target: Target, receipts: Sequence[Receipt]) -> str:
-    lines = sorted(json.dumps(shard) for receipt in receipts for shard in receipt["shards"])
+def _keep_receipts(target: Target, receipts: Sequence[Receipt], meaning: Any = None) -> str:
+    # How many shards of zeros were looked at depends on memory; what is stored does not.
+    shards = [s for receipt in receipts for s in receipt["shards"] if s["n_bytes"]]
+    lines = sorted(f"{json.dumps(shard)}\n" for shard in shards)
     top = f"{RECEIPTS}/{target.prefix}{target.name}"
-    target.location.put(f"{top}.jsonl", ("\n".join(lines) + "\n").encode())
+    target.location.put(f"{top}.jsonl", "".join(lines).encode())
     target.location.delete(top)
-    return digest(receipts)
+    return digest(shards, meaning)
 
 
 def publish_image(
@@ -123,14 +130,17 @@ def publish_labels(
 ) -> None:  # fmt: skip
     """Add a finished label set to the store whose root node is ``root``."""
     nodes, chunks = _level_nodes(target, levels, {"long_name": f"{scheme.kind} codes"})
+    meaning = {
+        "scheme": scheme.as_dict(),
+        "extents": metadata.extents_as_lists(extents),
+    }
     thc = {
         "format": metadata.FORMAT,
         "software": f"thc_dask {__version__}",
-        "scheme": scheme.as_dict(),
-        "extents": metadata.extents_as_lists(extents),
+        **meaning,
         "provenance": provenance,
         "codec": str(target.codec),
-        "digest": _keep_receipts(target, receipts),
+        "digest": _keep_receipts(target, receipts, meaning),
     }
     ome = {
         "version": metadata.OME,
