@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -73,7 +73,7 @@ def plan_conversion(
         read_bytes=reader.grid.n_vox * itemsize,
         write_bytes=sum(level.grid.n_vox for level in levels) * itemsize,
         memory_bytes=max(
-            block_memory(wave.levels[0], box.shape, itemsize)
+            block_memory(wave.levels[0], box.shape, wave.depth, itemsize)
             for wave, boxes in tasks
             for box in boxes[:1]
         ),
@@ -146,7 +146,7 @@ def run_waves(
         if schedule.is_local():
             found = wave.stream(boxes)
         else:
-            alone = Wave(wave.target, wave.levels, wave.reader, threads=1)
+            alone = replace(wave, threads=1)
             found = (r for rs in schedule.run(alone.write, [[box] for box in boxes]) for r in rs)
         for receipt in found:
             receipts.append(receipt)

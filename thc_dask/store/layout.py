@@ -142,23 +142,43 @@ def waves(levels: Sequence[Level]) -> Iterator[list[Level]]:
         yield [level for level in levels if level.wave == wave]
 
 
-def plan_blocks(level: Level, unit: Vox, itemsize: int, memory_bytes: int) -> list[Extent]:
-    """Return boxes of whole shards, each to be read once by one task.
+@dataclass(frozen=True)
+class Blocks:
+    """How a level is cut into blocks that are each read once, by one task."""
 
-    A block is a row of shards along x, because rows are what files hold. It grows in y and z
-    until no unit of the source (a strip, a plane, a cuboid) is decoded by two blocks, or until
-    ``memory_bytes`` is reached: then the smallest waste that fits is taken.
+    boxes: list[Extent]
+    """Whole shards."""
+    depth: int
+    """Planes that are read at a time: whole chunks, or all of a block."""
+    memory_bytes: int
+    """What the buffers of one block hold."""
+    waste: float
+    """Voxels the source decodes over voxels there are; 1 if each is decoded once."""
+
+
+def plan_blocks(level: Level, unit: Vox, itemsize: int, memory_bytes: int) -> Blocks:
+    """Return the blocks that decode each unit of the source once, if ``memory_bytes`` allows.
+
+    A unit is what the source decodes at a time: a strip, a plane, a cuboid. A block is a row of
+    shards along x, because rows are what files hold, and is read one chunk deep at a time. Both
+    grow until no unit is cut, or as far as the memory goes: then the smallest waste is taken.
     """
-    shape, shard = level.grid.shape, level.shard
-    sizes = [
-        (shard[0], ny * shard[1], nx * shard[2])
-        for nx in _counts(shape[2], shard[2])
-        for ny in _counts(shape[1], shard[1])
-    ]
-    fitting = [s for s in sizes if block_memory(level, s, itemsize) <= memory_bytes] or sizes[:1]
-    # Two per cent of waste are not worth a larger block.
-    size = min(fitting, key=lambda s: (round(_waste(shape, s, unit) * 50), -s[2], s[1]))
-    return list(blocks(shape, size))
+    shape, shard, chunk = level.grid.shape, level.shard, level.chunk
+    plans = []
+    for nz in _counts(shape[0], shard[0]):
+        for depth in _depths(nz * shard[0], chunk[0]):
+            for ny in _counts(shape[1], shard[1]):
+                for nx in _counts(shape[2], shard[2]):
+                    size = (nz * shard[0], ny * shard[1], nx * shard[2])
+                    memory = block_memory(level, size, depth, itemsize)
+                    waste = _waste(shape, (depth, *size[1:]), unit)
+                    # Two per cent of waste are not worth a larger block.
+                    cost = (round(waste * 50), -nx, ny, depth, nz)
+                    plans.append((memory > memory_bytes, cost, memory, waste, size, depth))
+    # What fits goes by its cost; where nothing fits, the smallest is taken.
+    best = min(plans, key=lambda p: (p[0], p[2] if p[0] else 0, p[1]))
+    _, _, memory, waste, size, depth = best
+    return Blocks(list(blocks(shape, size)), depth, memory, waste)
 
 
 def _counts(n: int, shard: int) -> list[int]:
@@ -167,22 +187,28 @@ def _counts(n: int, shard: int) -> list[int]:
     return sorted({min(1 << k, total) for k in range(total.bit_length() + 1)})
 
 
+def _depths(block: int, chunk: int) -> list[int]:
+    """Return numbers of planes to read at a time: whole chunks that divide the block."""
+    steps = [chunk << k for k in range((block // chunk).bit_length()) if block % (chunk << k) == 0]
+    return sorted({*steps, block})
+
+
 def _waste(shape: Vox, size: Vox, unit: Vox) -> float:
-    """Return voxels decoded over voxels that exist, for blocks of ``size`` (y and x only)."""
+    """Return voxels decoded over voxels that exist, when ``size`` voxels are read at a time."""
     ratio = 1.0
-    for n, s, u in zip(shape[1:], size[1:], unit[1:], strict=True):
+    for n, s, u in zip(shape, size, unit, strict=True):
         decoded = sum(min(n, -(-min(a + s, n) // u) * u) - a // u * u for a in range(0, n, s))
         ratio *= decoded / n
     return ratio
 
 
-def block_memory(level: Level, size: Vox, itemsize: int) -> int:
+def block_memory(level: Level, size: Vox, depth: int, itemsize: int) -> int:
     """Return the bytes a block of ``size`` voxels holds while it is written.
 
-    Two layers of source voxels (one is read while the other is compressed), and for each shard
-    the levels below the first, an eighth and less of its voxels.
+    Twice ``depth`` planes of voxels (some are read while others are compressed), and the levels
+    below the first of the shards that are open: an eighth and less of their voxels.
     """
-    _, y, x = (min(s, n) for s, n in zip(size, level.grid.shape, strict=True))
-    layers = 2 * level.chunk[0] * y * x
-    halves = min(size[0], level.grid.shape[0]) * y * x // 7
+    z, y, x = (min(s, n) for s, n in zip(size, level.grid.shape, strict=True))
+    layers = 2 * min(depth, z) * y * x
+    halves = min(max(level.shard[0], depth), z) * y * x // 7
     return (layers + halves) * itemsize

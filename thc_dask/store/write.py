@@ -263,6 +263,8 @@ class Wave:
     target: Target
     levels: tuple[Level, ...]
     reader: Reader
+    depth: int
+    """Planes that are read at a time."""
     threads: int
 
     def write(self, boxes: Sequence[Extent]) -> list[Receipt]:
@@ -292,26 +294,37 @@ class _Job:
         self._buffers = [np.empty(0, wave.reader.dtype), np.empty(0, wave.reader.dtype)]
 
     def run(self, boxes: Sequence[Extent]) -> Iterator[Receipt]:
-        first = self._wave.levels[0]
         for box in boxes:
             # A slow disk must not collect finished columns in memory without end.
             while len(self._commits) > MOST_COMMITS:
                 yield self._commits.pop(0).result()
-            columns = [
-                Column(self._wave.target, self._wave.levels, e.shift(box.start))
-                for e in blocks(box.shape, first.shard)
-            ]
-            self._open.update(columns)
-            for z in range(0, box.shape[0], first.chunk[0]):
-                layer = self._read(box, z, min(first.chunk[0], box.shape[0] - z))
+            columns: list[Column] = []
+            for z in range(box.start[0], box.stop[0], self._wave.depth):
+                slab = Extent(
+                    (z, *box.start[1:]), (min(z + self._wave.depth, box.stop[0]), *box.stop[1:])
+                )
+                voxels = self._read(slab)
                 self._settle()
-                last = z + first.chunk[0] >= box.shape[0]
-                self._units = [
-                    self._pool.submit(self._unit, column, layer, box, z, last) for column in columns
-                ]
+                columns = self._columns(box, slab, columns)
+                self._units = [self._pool.submit(self._unit, c, voxels, slab) for c in columns]
                 yield from self._receipts(wait_for_all=False)
         self._settle()
         yield from self._receipts(wait_for_all=True)
+
+    def _columns(self, box: Extent, slab: Extent, have: Sequence[Column]) -> list[Column]:
+        """Return the columns that a slab touches: those begun before, and new ones."""
+        first = self._wave.levels[0]
+        top = max([c.extent.stop[0] for c in have], default=box.start[0])
+        columns = [c for c in have if c.extent.stop[0] > slab.start[0]]
+        stop = -(-slab.stop[0] // first.shard[0]) * first.shard[0]
+        if top < slab.stop[0]:
+            rest = Extent((top, *box.start[1:]), (min(stop, box.stop[0]), *box.stop[1:]))
+            columns += [
+                Column(self._wave.target, self._wave.levels, e.shift(rest.start))
+                for e in blocks(rest.shape, first.shard)
+            ]
+        self._open.update(columns)
+        return columns
 
     def abort(self) -> None:
         running: list[Future[Any]] = [*self._units, *self._commits]
@@ -324,21 +337,18 @@ class _Job:
         for column in self._open:
             column.abort()
 
-    def _read(self, box: Extent, z: int, depth: int) -> NDArray[Any]:
-        """Return a layer, read by all threads while they finish the layer before."""
-        shape = (depth, *box.shape[1:])
-        n = depth * box.shape[1] * box.shape[2]
+    def _read(self, slab: Extent) -> NDArray[Any]:
+        """Return voxels, read by all threads while they finish those before."""
+        depth = slab.shape[0]
         self._buffers.reverse()
-        if len(self._buffers[0]) < n:
-            self._buffers[0] = np.empty(n, self._wave.reader.dtype)
-        layer = self._buffers[0][:n].reshape(shape)
+        if len(self._buffers[0]) < slab.n_vox:
+            self._buffers[0] = np.empty(slab.n_vox, self._wave.reader.dtype)
+        voxels = self._buffers[0][: slab.n_vox].reshape(slab.shape)
         unit = self._wave.reader.unit[0]
         step = -(-depth // (2 * self._wave.threads) // unit) * unit if unit < depth else depth
-        z0, y0, x0 = box.start
+        z, y, x = slab.start
         parts = [
-            self._pool.submit(
-                self._wave.reader.read_into, layer[a : a + step], (z0 + z + a, y0, x0)
-            )
+            self._pool.submit(self._wave.reader.read_into, voxels[a : a + step], (z + a, y, x))
             for a in range(0, depth, max(1, step))
         ]
         try:
@@ -346,16 +356,18 @@ class _Job:
                 part.result()
         finally:
             wait(parts)
-        return layer
+        return voxels
 
-    def _unit(
-        self, column: Column, layer: NDArray[Any], box: Extent, z: int, last: bool
-    ) -> Future[Receipt] | None:
-        z0, y0, x0 = box.start
-        _, ys, xs = column.extent.shift((-z0, -y0, -x0)).slices
-        top = column.extent.start[0] - z0
-        column.add_layer(layer[:, ys, xs], z - top)
-        if not last:
+    def _unit(self, column: Column, voxels: NDArray[Any], slab: Extent) -> Future[Receipt] | None:
+        """Add to a column what a slab holds of it; commit it if that was its last."""
+        z, y, x = slab.start
+        here = column.extent.intersect(slab)
+        part = voxels[here.shift((-z, -y, -x)).slices]
+        top = here.start[0] - column.extent.start[0]
+        step = self._wave.levels[0].chunk[0]
+        for a in range(0, len(part), step):
+            column.add_layer(part[a : a + step], top + a)
+        if here.stop[0] < column.extent.stop[0]:
             return None
         column.finish()
         return self._disk.submit(self._commit, column)
@@ -395,9 +407,10 @@ def plan_waves(
     planned = []
     for run in waves(levels):
         source = reader if run[0].wave == 0 else halved_reader(target, levels, run[0].wave)
-        boxes = plan_blocks(run[0], source.unit, target.dtype.itemsize, memory_bytes)
+        plan = plan_blocks(run[0], source.unit, target.dtype.itemsize, memory_bytes)
+        boxes = plan.boxes
         if wanted is not None:
             near = [e.level(run[0].index) for e in wanted]
             boxes = [b for b in boxes if any(b.intersect(e).n_vox for e in near)]
-        planned.append((Wave(target, tuple(run), source, threads), boxes))
+        planned.append((Wave(target, tuple(run), source, plan.depth, threads), boxes))
     return planned
