@@ -9,14 +9,13 @@ from pathlib import Path
 
 from thc_dask.convert import write_store
 from thc_dask.count import write_counts
-from thc_dask.errors import ExistsError, MissingError
+from thc_dask.errors import ExistsError, MissingError, writing
 from thc_dask.figures import figures
 from thc_dask.grid import Extent, Vox
 from thc_dask.labels import write_labels
 from thc_dask.page import Section
 from thc_dask.report import sections, write_page
 from thc_dask.sources.phantom import write_phantom
-from thc_dask.store.location import writing
 
 SHAPE: Vox = (160, 384, 1536)
 SPACING = "1.17um"

@@ -16,6 +16,12 @@ Every message names the file or value, says what is allowed and what to do.
 
 from __future__ import annotations
 
+import errno
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class ThcError(Exception):
     """Base of every error that ``thc_dask`` raises on purpose."""
@@ -55,3 +61,46 @@ class UnfinishedError(FailureError):
 
 class WriteError(FailureError, OSError):
     """The target cannot be written: disk full, read-only, or gone."""
+
+
+AGAIN = "free space, then run it again"
+ELSEWHERE = "choose another target"
+REASONS = {
+    errno.ENOSPC: f"the disk is full; {AGAIN}",
+    errno.EDQUOT: f"the quota is used up; {AGAIN}",
+    errno.EROFS: f"the file system is read-only; {ELSEWHERE}",
+    errno.EACCES: f"no permission to write there; {ELSEWHERE}",
+    errno.EPERM: f"no permission to write there; {ELSEWHERE}",
+    errno.ENOTDIR: f"a part of the path is a file; {ELSEWHERE}",
+    errno.EEXIST: f"a part of the path is a file; {ELSEWHERE}",
+    errno.EISDIR: f"a folder has that name; {ELSEWHERE}",
+}
+
+
+@contextmanager
+def writing(what: str | os.PathLike[str]) -> Iterator[None]:
+    """Turn what the system says while ``what`` is written into one line with a remedy.
+
+    >>> with writing("r.html"):
+    ...     raise OSError(errno.ENOSPC, "No space left on device")
+    Traceback (most recent call last):
+    thc_dask.errors.WriteError: cannot write r.html: the disk is full; free space, then run it again
+    """
+    try:
+        yield
+    except ThcError:
+        raise
+    except OSError as error:
+        text = " ".join(str(error.strerror or error).split())
+        reason = REASONS.get(_number(error, text), text)
+        raise WriteError(f"cannot write {what}: {reason}") from error
+
+
+def _number(error: OSError, text: str) -> int:
+    """Return the system's number of an error, also of those that libraries word themselves."""
+    if error.errno:
+        return error.errno
+    if re.search(r"\d requested and \d+ written", text):  # numpy, of a write that stopped short
+        return errno.ENOSPC
+    found = re.search(r"\berrno = (\d+)", text)  # HDF5
+    return int(found[1]) if found else 0

@@ -16,11 +16,10 @@ from numpy.typing import NDArray
 
 from thc_dask import plot
 from thc_dask.analysis.regions import compare, fractions, histogram
-from thc_dask.errors import MissingError, RequestError
+from thc_dask.errors import MissingError, RequestError, writing
 from thc_dask.grid import Box, Extent
 from thc_dask.output import long_table
 from thc_dask.reader import read
-from thc_dask.store.location import writing
 from thc_dask.store.read import LabelSet, Store, store_of
 
 if TYPE_CHECKING:

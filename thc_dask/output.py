@@ -10,8 +10,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from thc_dask.errors import ExistsError, RequestError
-from thc_dask.store.location import writing
+from thc_dask.errors import ExistsError, RequestError, writing
 
 if TYPE_CHECKING:
     import pandas as pd

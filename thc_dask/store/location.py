@@ -6,17 +6,15 @@ a single PUT on object storage.
 
 from __future__ import annotations
 
-import errno
 import os
-import re
 import secrets
 import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
-from thc_dask.errors import MissingError, RequestError, ThcError, WriteError
+from thc_dask.errors import MissingError, RequestError, writing
 
 Buffer = bytes | bytearray | memoryview
 
@@ -72,41 +70,6 @@ def locate(store: str | os.PathLike[str]) -> Location:
     if "://" in text:
         return Remote(text.rstrip("/"))
     return Folder(text.rstrip("/") or "/")
-
-
-AGAIN = "free space, then run it again"
-ELSEWHERE = "choose another target"
-REASONS = {
-    errno.ENOSPC: f"the disk is full; {AGAIN}",
-    errno.EDQUOT: f"the quota is used up; {AGAIN}",
-    errno.EROFS: f"the file system is read-only; {ELSEWHERE}",
-    errno.EACCES: f"no permission to write there; {ELSEWHERE}",
-    errno.EPERM: f"no permission to write there; {ELSEWHERE}",
-    errno.ENOTDIR: f"a part of the path is a file; {ELSEWHERE}",
-    errno.EEXIST: f"a part of the path is a file; {ELSEWHERE}",
-    errno.EISDIR: f"a folder has that name; {ELSEWHERE}",
-}
-
-
-@contextmanager
-def writing(what: str | os.PathLike[str]) -> Iterator[None]:
-    """Turn what the system says while ``what`` is written into one line with a remedy.
-
-    >>> with writing("r.html"):
-    ...     raise OSError(errno.ENOSPC, "No space left on device")
-    Traceback (most recent call last):
-    thc_dask.errors.WriteError: cannot write r.html: the disk is full; free space, then run it again
-    """
-    try:
-        yield
-    except ThcError:
-        raise
-    except OSError as error:
-        # HDF5 says the number only within its text, which runs over several lines.
-        text = " ".join(str(error.strerror or error).split())
-        found = re.search(r"\berrno = (\d+)", text)
-        number = error.errno or (int(found[1]) if found else 0)
-        raise WriteError(f"cannot write {what}: {REASONS.get(number, text)}") from error
 
 
 def write_file(path: str | os.PathLike[str], data: Buffer) -> None:

@@ -12,10 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from thc_dask import __version__
+from thc_dask.errors import writing
 from thc_dask.grid import Extent
 from thc_dask.schemes import Scheme
 from thc_dask.store import metadata
-from thc_dask.store.location import writing
 from thc_dask.store.publish import add_nodes, remove_nodes
 from thc_dask.store.read import Store
 

@@ -7,6 +7,7 @@ import functools
 import json
 import math
 import os
+import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,11 +15,13 @@ from typing import Any
 
 import numpy as np
 
-from thc_dask.errors import ExistsError, ThcError, WriteError
+from thc_dask.errors import ExistsError, writing
 from thc_dask.grid import Vox
 from thc_dask.schemes import SCHEMES
 from thc_dask.sources.phantom.truth import Progress, Slab, Truth, annotated_planes, walk
 from thc_dask.sources.phantom.volume import DEFAULT_SHAPE, SCHEME_OF, Phantom
+
+FOLDERS = ("image", "labels/roi", "labels/roi_planes", "labels/microstructure", "labels", "truth")
 
 
 @dataclass(frozen=True)
@@ -74,7 +77,7 @@ def write_phantom(
     ExistsError
         The directory holds something.
     WriteError
-        The directory cannot be written.
+        The directory cannot be written; what was begun is gone again.
 
     Examples
     --------
@@ -85,30 +88,22 @@ def write_phantom(
     (20, ['fractions.csv', 'histogram.csv', 'histogram_planes.csv', 'planes.csv'])
     """
     phantom, root = Phantom(shape, seed, spacing_um), Path(directory)
+    if root.exists() and not (root.is_dir() and not any(root.iterdir())):
+        raise ExistsError(f"{root}: exists and is not empty; name a new directory or remove it")
     try:
-        if root.exists() and not (root.is_dir() and not any(root.iterdir())):
-            raise ExistsError(f"{root}: exists and is not empty; name a new directory or remove it")
-        for folder in (
-            "image",
-            "labels/roi",
-            "labels/roi_planes",
-            "labels/microstructure",
-            "truth",
-        ):
-            (root / folder).mkdir(parents=True)
-        use = functools.partial(_write_slab, root, phantom)
-        truth = walk(phantom, use, threads, progress)
-        planes = json.dumps({"planes": truth.annotated})
-        (root / "labels/roi_planes/planes.json").write_text(planes + "\n", encoding="utf-8")
-        _write_truth(root / "truth", truth)
-        sizes = [path.stat().st_size for path in root.rglob("*") if path.is_file()]
-    except OSError as error:
-        if isinstance(error, ThcError):
-            raise
-        raise WriteError(
-            f"{error.filename or root}: cannot write the phantom ({error.strerror or error}); "
-            "free space or name another directory"
-        ) from error
+        with writing(root):
+            for folder in FOLDERS:
+                (root / folder).mkdir(parents=True, exist_ok=True)
+            use = functools.partial(_write_slab, root, phantom)
+            truth = walk(phantom, use, threads, progress)
+            planes = json.dumps({"planes": truth.annotated})
+            (root / "labels/roi_planes/planes.json").write_text(planes + "\n", encoding="utf-8")
+            _write_truth(root / "truth", truth)
+            sizes = [path.stat().st_size for path in root.rglob("*") if path.is_file()]
+    except BaseException:
+        for folder in FOLDERS:  # a part of a volume looks like a volume
+            shutil.rmtree(root / folder, ignore_errors=True)
+        raise
     return Written(str(root), shape, seed, spacing_um, truth.annotated, len(sizes), sum(sizes))
 
 
