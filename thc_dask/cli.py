@@ -182,8 +182,13 @@ def _add_makers(commands: _Commands) -> None:
     p.add_argument("--chunk", type=_triple("chunk"), help="voxels compressed together (64)")
     p.add_argument("--shard", type=_triple("shard"), help="voxels of a file (4 chunks a side)")
     p.add_argument("--codec", default="zstd", help="zstd (tuned to CT noise) or zstd:LEVEL")
+    p.add_argument("--window", help="to 8 bit: LOW:HIGH, p0.1:p99.9, or auto")
+    p.add_argument("--order", help="the source's axes as they stand: xyz")
+    p.add_argument("--flip", default="", help="axes of the result that run backwards: zx")
+    p.add_argument("--crop", type=_asked(parse_box), help="z0:z1,y0:y1,x0:x1 in micrometers")
     p.add_argument("--memory", type=_asked(_memory), help="of the buffers (1GiB)")
     p.add_argument("--overwrite", action="store_true", help="replace a store that exists")
+    p.add_argument("--resume", action="store_true", help="go on with an interrupted conversion")
     p.add_argument("--dry-run", action="store_true", help="print the plan and do nothing")
 
     p = commands.add(
@@ -296,7 +301,8 @@ def _convert(args: Arguments) -> None:
         plan = write_store(
             args.source, args.store, spacing=args.spacing, levels=args.levels, chunk=args.chunk,
             shard=args.shard, codec=args.codec, memory_bytes=args.memory or MEMORY_BYTES,
-            overwrite=args.overwrite, dry_run=args.dry_run, progress=progress,
+            window=args.window, order=args.order, flip=args.flip, crop=args.crop,
+            overwrite=args.overwrite, resume=args.resume, dry_run=args.dry_run, progress=progress,
         )  # fmt: skip
     if args.json or args.dry_run:
         _show(args, asdict(plan))

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from thc_dask import schedule
+from thc_dask import __version__, schedule
 from thc_dask.errors import RequestError
-from thc_dask.grid import Extent, Grid, Um, Vox, parse_spacing
+from thc_dask.grid import AXES, Box, Extent, Grid, Um, Vox, parse_spacing
 from thc_dask.reader import Reader, read
 from thc_dask.sources import open_reader
 from thc_dask.store.layout import Level, block_memory, default_chunk, default_shard, make_levels
 from thc_dask.store.location import locate
-from thc_dask.store.publish import begin, publish_image
+from thc_dask.store.publish import begin, check_place, interrupted, publish_image
 from thc_dask.store.read import open_volume
 from thc_dask.store.shards import Codec
 from thc_dask.store.write import MeanOfVoxels, Progress, Receipt, Target, Wave, plan_waves
@@ -89,45 +89,163 @@ def write_store(
     chunk: Vox | None = None,
     shard: Vox | None = None,
     codec: str = "zstd",
+    window: str | None = None,
+    order: str | None = None,
+    flip: str = "",
+    crop: Box | None = None,
     memory_bytes: int = MEMORY_BYTES,
     overwrite: bool = False,
+    resume: bool = False,
     dry_run: bool = False,
     progress: Progress | None = None,
 ) -> Plan:
     """Write the store as ``convert`` does and return the plan that was followed."""
-    spacing_um = None if spacing is None else parse_spacing(spacing)
-    reader = open_reader(source, spacing_um)
-    if reader.dtype not in (np.uint8, np.uint16):
-        raise RequestError(
-            f"source {source}: voxels are {reader.dtype.name}; a store holds uint8 or uint16"
-        )
     location = locate(store)
     _refuse_nesting(source, store)
-    grid = reader.grid
-    if spacing_um is not None:
-        grid = Grid(grid.shape, spacing_um, grid.origin_um)
-    chunk = chunk or default_chunk(grid.shape)
+    reader = _seen(source, spacing, order, flip, crop)
+    chunk = chunk or default_chunk(reader.grid.shape)
     shard = shard or default_shard(chunk)
-    pyramid = make_levels(grid, levels, chunk, shard)
+    pyramid = make_levels(reader.grid, levels, chunk, shard)
+    options = {"codec": str(Codec.parse(codec)), "window": _window_asked(reader, window)}
+    begun = interrupted(location) if resume else None
+    record: dict[str, Any] = {
+        "software": f"thc_dask {__version__}",
+        "provenance": reader.provenance,
+        "options": options,
+        "layout": _layout(reader.grid, len(pyramid), chunk, shard),
+    }
+    if begun is not None:
+        _same(location.url, begun, record)
+    elif not dry_run:
+        check_place(location, overwrite)
+    reader, normalisation = _eight_bit(reader, options["window"], begun, memory_bytes, dry_run)
     target = Target(location, "", "image", reader.dtype, Codec.parse(codec), MeanOfVoxels())
     tasks = plan_waves(target, pyramid, reader, schedule.n_threads(), memory_bytes)
     plan = plan_conversion(reader, pyramid, tasks)
-    if dry_run:
+    if dry_run or (begun is not None and begun.get("finished")):
         return plan
-    layout = {
+    record["normalisation"] = normalisation
+    with location.lock():
+        if begun is None:
+            begin(location, {**record, "plan": asdict(plan)}, overwrite)
+        receipts = run_waves(_unfinished(tasks) if begun else tasks, progress)
+        if normalisation is not None:
+            record["normalisation"] = normalisation | _clipped(receipts, reader.grid.n_vox)
+        limits = (0.0, float(np.iinfo(reader.dtype).max))
+        publish_image(target, pyramid, receipts, record, _window(target, pyramid[-1]), limits)
+    return plan
+
+
+def _seen(
+    source: Any, spacing: str | None, order: str | None, flip: str, crop: Box | None
+) -> Reader:
+    """Return the source with its axes as z, y, x, and only the part that is wanted."""
+    spacing_um = None if spacing is None else parse_spacing(spacing)
+    named = order or "zyx"
+    if spacing_um is not None and sorted(named) == sorted(AXES):
+        z, y, x = (spacing_um[AXES.index(axis)] for axis in named)
+        reader = open_reader(source, (z, y, x))
+    else:
+        reader = open_reader(source, spacing_um)
+    order = order or getattr(reader, "axes", None) or "zyx"
+    if order == "zyx" and not flip and crop is None:
+        return reader
+    from thc_dask import views
+
+    return views.crop(views.reorder(reader, order, flip), crop)
+
+
+def _window_asked(reader: Reader, window: str | None) -> str | None:
+    """Return the window to make 8 bit with; None keeps the grey levels."""
+    if window is None and reader.dtype in (np.uint8, np.uint16):
+        return None
+    if reader.dtype.kind not in "uif":
+        raise RequestError(f"source: voxels are {reader.dtype.name}; give whole or real numbers")
+    if reader.dtype == np.uint8:
+        raise RequestError(f"window {window!r}: the source is 8 bit already; leave --window out")
+    return window or "auto"
+
+
+def _eight_bit(
+    reader: Reader,
+    window: str | None,
+    begun: dict[str, Any] | None,
+    memory_bytes: int,
+    dry_run: bool,
+) -> tuple[Reader, dict[str, Any] | None]:
+    """Return the reader in 8 bit and what the store says of it."""
+    if window is None:
+        return reader, None
+    from thc_dask.kernels.intensity import Window
+    from thc_dask.normalise import Normalisation, normalise
+    from thc_dask.views import EightBit
+
+    if begun is not None and begun["normalisation"] is not None:
+        found = begun["normalisation"]
+        chosen = Normalisation(Window(*found["window"]), found["chosen"], found["source_dtype"])
+    elif dry_run:
+        chosen = Normalisation(Window(0.0, 1.0), "not counted in a dry run", reader.dtype.name)
+    else:
+        chosen = normalise(reader, window, memory_bytes)
+    return EightBit(reader, chosen.window), chosen.record()
+
+
+def _clipped(receipts: Sequence[Receipt], n_vox: int) -> dict[str, Any]:
+    """Return how many voxels the window clipped, in all."""
+    # Every column of a block carries the block's counts; the last to end has them all.
+    blocks: dict[str, list[int]] = {}
+    for receipt in receipts:
+        if "read" in receipt:
+            box, counts = receipt["read"]["box"], receipt["read"]["counts"]
+            blocks[box] = [max(a, b) for a, b in zip(blocks.get(box, counts), counts, strict=True)]
+    below, above, nan = (sum(counts) for counts in zip(*blocks.values(), strict=True))
+    return {
+        "n_below": below,
+        "n_above": above,
+        "n_nan": nan,
+        "clipped_below": below / n_vox,
+        "clipped_above": above / n_vox,
+    }
+
+
+def _layout(grid: Grid, levels: int, chunk: Vox, shard: Vox) -> dict[str, Any]:
+    return {
         "shape": list(grid.shape),
         "spacing_um": list(grid.spacing_um),
         "origin_um": list(grid.origin_um),
-        "levels": len(pyramid),
+        "levels": levels,
         "chunk": list(chunk),
         "shard": list(shard),
     }
-    record = {"provenance": reader.provenance, "normalisation": None, "layout": layout}
-    begin(location, {"software": "thc_dask", **record, "plan": asdict(plan)}, overwrite)
-    receipts = run_waves(tasks, progress)
-    limits = (0.0, float(np.iinfo(reader.dtype).max))
-    publish_image(target, pyramid, receipts, record, _window(target, pyramid[-1]), limits)
-    return plan
+
+
+def _same(url: str, begun: dict[str, Any], wanted: dict[str, Any]) -> None:
+    """Raise RequestError where a conversion that began is not the one that is asked for now."""
+    for what in ("provenance", "layout", "options", "software"):
+        before, now = begun.get(what), wanted[what]
+        if before == now:
+            continue
+        if isinstance(before, dict) and isinstance(now, dict):
+            odd = next(k for k in {**before, **now} if before.get(k) != now.get(k))
+            before, now = before.get(odd), now.get(odd)
+            what = "the source's" if what == "provenance" else what
+            what = f"{what} {odd}"
+        raise RequestError(
+            f"{url}: {what} was {before} when the conversion began and is {now} now; give what "
+            "was given then, or --overwrite to start anew"
+        )
+
+
+def _unfinished(
+    tasks: Sequence[tuple[Wave, list[Extent]]],
+) -> list[tuple[Wave, list[Extent]]]:
+    """Return the tasks without what an interrupted run has finished."""
+    left = []
+    for wave, boxes in tasks:
+        done = wave.target.receipts(wave.levels[0].wave)
+        rest = replace(wave, done=frozenset(done), kept=tuple(done.values()))
+        left.append((rest, rest.missing(boxes)))
+    return left
 
 
 def run_waves(
@@ -143,6 +261,7 @@ def run_waves(
     receipts: list[Receipt] = []
     for wave, boxes in tasks:
         first = wave.levels[0]
+        receipts += wave.kept
         if schedule.is_local():
             found = wave.stream(boxes)
         else:
@@ -189,8 +308,13 @@ def convert(
     chunk: Vox | None = None,
     shard: Vox | None = None,
     codec: str = "zstd",
+    window: str | None = None,
+    order: str | None = None,
+    flip: str = "",
+    crop: Box | None = None,
     memory_bytes: int = MEMORY_BYTES,
     overwrite: bool = False,
+    resume: bool = False,
     progress: Progress | None = None,
 ) -> xr.DataTree:
     """Write a source to a sharded multiscale OME-Zarr store and return it, opened.
@@ -202,7 +326,7 @@ def convert(
     ----------
     source
         A TIFF or PNG file, a folder of slices or of stacks, ``phantom:z,y,x``, or a lazy
-        ``(z, y, x)`` ``xarray.DataArray``; uint8 or uint16.
+        ``(z, y, x)`` ``xarray.DataArray``.
     store
         Path or URL of the store.
     spacing
@@ -214,10 +338,22 @@ def convert(
         Voxels (z, y, x) compressed together, and of one file; by default 64 and 256 a side.
     codec
         ``"zstd"``, tuned to CT noise, or ``"zstd:LEVEL"``.
+    window
+        What becomes 0 and 255: ``"LOW:HIGH"`` in grey levels of the source, ``"p0.1:p99.9"`` as
+        percentiles of all its voxels, or ``"auto"``. Sources of more than 16 bit get ``"auto"``;
+        16 bit is kept unless a window is given.
+    order
+        The source's axes as they stand: ``"xyz"`` for a source of (x, y, z).
+    flip
+        Axes of the result that run backwards: ``"z"``, ``"yx"``.
+    crop
+        Only voxels whose centre is in this half-open box, micrometers.
     memory_bytes
         What the buffers of one process may hold.
     overwrite
         Replace a store that exists.
+    resume
+        Go on with a conversion that was interrupted; what it finished is kept.
     progress
         Called with voxels done and voxels in all.
 
@@ -241,6 +377,7 @@ def convert(
     """
     write_store(
         source, store, spacing=spacing, levels=levels, chunk=chunk, shard=shard, codec=codec,
-        memory_bytes=memory_bytes, overwrite=overwrite, progress=progress,
+        window=window, order=order, flip=flip, crop=crop, memory_bytes=memory_bytes,
+        overwrite=overwrite, resume=resume, progress=progress,
     )  # fmt: skip
     return open_volume(store)

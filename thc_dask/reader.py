@@ -24,8 +24,11 @@ class Blocks(Protocol):
     def dtype(self) -> np.dtype[Any]:
         """Type of a voxel."""
 
-    def read_into(self, out: NDArray[Any], start: Vox) -> None:
-        """Fill ``out`` (z, y, x) with the voxels from ``start`` on; all of them exist."""
+    def read_into(self, out: NDArray[Any], start: Vox) -> NDArray[np.int64] | None:
+        """Fill ``out`` (z, y, x) with the voxels from ``start`` on; all of them exist.
+
+        May return counts to be added up over the volume: of voxels that were clipped, say.
+        """
 
 
 class Reader(Blocks, Protocol):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,8 +45,12 @@ def open_reader(source: Any, spacing_um: Um | None = None) -> Reader:
     if text.startswith("phantom:"):
         from thc_dask.sources.phantom import open_phantom
 
-        phantom: Reader = open_phantom(text)
-        return phantom
+        phantom = open_phantom(text)
+        if spacing_um is None:
+            return phantom
+        if len(set(spacing_um)) > 1:
+            raise RequestError(f"source {text}: a phantom's voxels are cubes; give one --spacing")
+        return replace(phantom, spacing_um=spacing_um[0])
     if "://" in text:
         raise RequestError(f"source {text}: this kind of address is not known; give {KINDS}")
     if not Path(text).exists() and not any(c in text for c in "*?["):

@@ -39,6 +39,11 @@ class Level:
         z, y, x = (s // c for s, c in zip(self.shard, self.chunk, strict=True))
         return z, y, x
 
+    def shard_place(self, extent: Extent) -> Vox:
+        """Return which shard begins where ``extent`` does."""
+        z, y, x = (a // s for a, s in zip(extent.start, self.shard, strict=True))
+        return z, y, x
+
     @property
     def n_shards(self) -> int:
         """Number of shards that cover the level."""

@@ -6,17 +6,20 @@ a single PUT on object storage.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import secrets
 import shutil
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol
 
-from thc_dask.errors import MissingError, RequestError, writing
+from thc_dask.errors import ExistsError, MissingError, RequestError, writing
 
 Buffer = bytes | bytearray | memoryview
+
+LOCK = "thc/lock"  # held by the process that writes
 
 
 class Sink(Protocol):
@@ -42,6 +45,12 @@ class Location(Protocol):
 
     def get_range(self, key: str, start: int, n: int) -> bytes | None:
         """Return ``n`` bytes from ``start`` on (from the end if negative), None where absent."""
+
+    def size(self, key: str) -> int | None:
+        """Return the bytes of an object, None where there is none."""
+
+    def lock(self) -> AbstractContextManager[None]:
+        """Keep other writers out; ExistsError where one is at work."""
 
     def put(self, key: str, data: Buffer, durable: bool = True) -> None:
         """Write an object, whole; ``durable`` waits until a power cut cannot lose it."""
@@ -106,6 +115,30 @@ class Folder:
             if start < 0:
                 start = max(0, os.fstat(fd).st_size + start)
             return os.pread(fd, n, start)
+        finally:
+            os.close(fd)
+
+    def size(self, key: str) -> int | None:
+        try:
+            return (self._root / key).stat().st_size
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        # The system drops this lock with the process, however that ends.
+        path = self._root / LOCK
+        with writing(self.url):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise ExistsError(
+                    f"{self.url} is being written by another process; wait for it to end"
+                ) from None
+            yield
         finally:
             os.close(fd)
 
@@ -204,6 +237,16 @@ class Remote:
             return bytes(self._fs.cat_file(self._path(key), start=start, end=start + n))
         except FileNotFoundError:
             return None
+
+    def size(self, key: str) -> int | None:
+        try:
+            return int(self._fs.size(self._path(key)))
+        except FileNotFoundError:
+            return None
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        yield
 
     def put(self, key: str, data: Buffer, durable: bool = True) -> None:
         with writing(f"{self.url}/{key}"):

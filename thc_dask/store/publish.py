@@ -18,37 +18,61 @@ from thc_dask.grid import AXES, Extent
 from thc_dask.schemes import Scheme
 from thc_dask.store import metadata
 from thc_dask.store.layout import Level
-from thc_dask.store.location import Location
+from thc_dask.store.location import LOCK, Location
 from thc_dask.store.write import RECEIPTS, Receipt, Target
 
 PLAN = "thc/plan.json"
 ROOT = "zarr.json"
 
 
-def begin(location: Location, plan: dict[str, Any], overwrite: bool) -> None:
-    """Claim an empty place for a store; ``plan`` says what is being made.
+def check_place(location: Location, overwrite: bool) -> None:
+    """Raise ExistsError where a store may not be begun.
 
-    Raises
-    ------
-    ExistsError
-        Something is there and ``overwrite`` was not asked for.
+    Something is there and ``overwrite`` was not asked for, or it is no store and so not ours to
+    remove.
     """
-    root, claimed = location.get(ROOT), location.get(PLAN)
-    occupied = root is not None or claimed is not None or bool(location.keys(""))
-    if occupied and not overwrite:
-        what = "exists" if root is not None else "holds an unfinished conversion"
-        if root is None and claimed is None:
-            what = "exists and is not empty"
-        raise ExistsError(f"{location.url} {what}; choose another name or give --overwrite")
-    if occupied and root is None and claimed is None:
-        raise ExistsError(
-            f"{location.url} is not a store, so --overwrite leaves it alone; remove it yourself "
-            "or choose another name"
-        )
-    if occupied:
-        location.delete(ROOT)  # from here on it is no longer a store
-        location.delete("")
+    root, plan = location.get(ROOT), location.get(PLAN)
+    if root is None and plan is None:
+        if any(key != LOCK for key in location.keys("")):
+            raise ExistsError(
+                f"{location.url} exists and is not a store, so --overwrite leaves it alone; choose "
+                "another name, or remove it yourself"
+            )
+    elif not overwrite:
+        hint = "choose another name or give --overwrite"
+        if root is None:
+            hint = "give --resume to go on with it, --overwrite to start anew"
+            raise ExistsError(f"{location.url} holds an unfinished conversion; {hint}")
+        raise ExistsError(f"{location.url} exists; {hint}")
+
+
+def begin(location: Location, plan: dict[str, Any], overwrite: bool) -> None:
+    """Claim the place for a store; ``plan`` says what is being made. What was there goes."""
+    check_place(location, overwrite)
+    location.delete(ROOT)  # from here on it is no longer a store
+    for top in sorted({key.split("/")[0] for key in location.keys("")} - {LOCK.split("/")[0]}):
+        location.delete(top)
+    for key in location.keys(LOCK.split("/")[0]):
+        if key != LOCK:
+            location.delete(key)
     location.put(PLAN, metadata.dumps(plan))
+
+
+def interrupted(location: Location) -> dict[str, Any] | None:
+    """Return the plan of the conversion that began here, finished or not; None if none did.
+
+    Of a finished store it is what its root says of its making.
+    """
+    data = location.get(ROOT)
+    if data is not None:
+        try:
+            made: dict[str, Any] = json.loads(data)["attributes"]["thc"]
+        except (KeyError, TypeError, ValueError):
+            raise ExistsError(f"{location.url} exists and is not a store of thc_dask") from None
+        return made | {"finished": True}
+    data = location.get(PLAN)
+    plan: dict[str, Any] | None = None if data is None else json.loads(data)
+    return plan
 
 
 def digest(shards: Iterable[dict[str, Any]], meaning: Any = None) -> str:
@@ -109,7 +133,6 @@ def publish_image(
     _put_all(target.location, nodes, chunks)
     thc = {
         "format": metadata.FORMAT,
-        "software": f"thc_dask {__version__}",
         **record,
         "codec": str(target.codec),
         "digest": _keep_receipts(target, receipts),

@@ -59,7 +59,7 @@ class Store:
         if self.location.get(PLAN) is not None:
             return UnfinishedError(
                 f"{self.url} is not finished: its conversion was interrupted; convert again with "
-                "--overwrite"
+                "--resume, or with --overwrite to begin anew"
             )
         if self.location.keys(""):
             return RequestError(

@@ -97,6 +97,18 @@ class Target:
         name = ".".join(map(str, place))
         return f"{RECEIPTS}/{self.prefix}{self.name}/{wave}/{name}.json"
 
+    def receipts(self, wave: int) -> dict[Vox, Receipt]:
+        """Return the receipts that an interrupted run left, of shards that are still there."""
+        found: dict[Vox, Receipt] = {}
+        for key in self.location.keys(f"{RECEIPTS}/{self.prefix}{self.name}/{wave}"):
+            data = self.location.get(key) if key.endswith(".json") else None
+            receipt: Receipt = json.loads(data) if data else {"shards": [], "place": []}
+            sizes = [(s["n_bytes"], self.location.size(s["key"]) or 0) for s in receipt["shards"]]
+            if sizes and all(a == b for a, b in sizes):
+                z, y, x = receipt["place"]
+                found[z, y, x] = receipt
+        return found
+
     def reader(self, level: Level) -> ArrayReader:
         """Return a reader of what has been written."""
         return ArrayReader(
@@ -154,6 +166,14 @@ class Halved:
             ]
 
 
+@dataclass(frozen=True)
+class Tally:
+    """What a source counted while a block was read: clipped voxels, say."""
+
+    box: Extent
+    counts: NDArray[np.int64]
+
+
 class Column:
     """The shards of one wave's levels over the same microns, while they are made."""
 
@@ -161,8 +181,7 @@ class Column:
         self.extent = extent
         self._target, self._levels = target, levels
         self._writers: list[ShardWriter | None] = [None] * len(levels)
-        first = levels[0]
-        self._place = tuple(a // s for a, s in zip(extent.start, first.shard, strict=True))
+        self._place = levels[0].shard_place(extent)
         self._coarse = [
             np.zeros(extent.level(j).shape, target.dtype) for j in range(1, len(levels))
         ]
@@ -179,14 +198,19 @@ class Column:
                 self._add(j, coarse[z : z + step], z)
         self._coarse = []
 
-    def commit(self) -> Receipt:
-        """Make the shards appear, coarsest first, and return what was written."""
+    def commit(self, read: Tally | None = None) -> Receipt:
+        """Make the shards appear, coarsest first, and return what was written.
+
+        ``read`` is what the source counted in the block that the column is part of.
+        """
         shards = []
         for level, writer in zip(self._levels[::-1], self._writers[::-1], strict=True):
             key = shard_key(self._target.path(level), self._place)
             done = {"n_bytes": 0, "crc32c": 0} if writer is None else writer.commit()
             shards.append({"key": key, **done})
-        receipt = {"place": list(self._place), "shards": shards[::-1]}
+        receipt: Receipt = {"place": list(self._place), "shards": shards[::-1]}
+        if read is not None:
+            receipt["read"] = {"box": str(read.box), "counts": read.counts.tolist()}
         # A receipt that a power cut loses is only work done twice; the shards themselves are safe.
         key = self._target.receipt_key(self._levels[0].wave, self._place)
         self._target.location.put(key, json.dumps(receipt).encode(), durable=False)
@@ -266,6 +290,22 @@ class Wave:
     depth: int
     """Planes that are read at a time."""
     threads: int
+    done: frozenset[Vox] = frozenset()
+    """Columns that an earlier run has finished."""
+    kept: tuple[Receipt, ...] = ()
+    """Their receipts."""
+
+    def missing(self, boxes: Sequence[Extent]) -> list[Extent]:
+        """Return the blocks that hold a column still to be made."""
+        first = self.levels[0]
+        return [
+            box
+            for box in boxes
+            if any(
+                first.shard_place(e.shift(box.start)) not in self.done
+                for e in blocks(box.shape, first.shard)
+            )
+        ]
 
     def write(self, boxes: Sequence[Extent]) -> list[Receipt]:
         """Write blocks of whole shards and return their receipts."""
@@ -294,35 +334,45 @@ class _Job:
         self._buffers = [np.empty(0, wave.reader.dtype), np.empty(0, wave.reader.dtype)]
 
     def run(self, boxes: Sequence[Extent]) -> Iterator[Receipt]:
+        first = self._wave.levels[0]
         for box in boxes:
             # A slow disk must not collect finished columns in memory without end.
             while len(self._commits) > MOST_COMMITS:
                 yield self._commits.pop(0).result()
             columns: list[Column] = []
+            top = box.start[0]  # of the shards whose columns are not open yet
+            tally: Tally | None = None
             for z in range(box.start[0], box.stop[0], self._wave.depth):
                 slab = Extent(
                     (z, *box.start[1:]), (min(z + self._wave.depth, box.stop[0]), *box.stop[1:])
                 )
-                voxels = self._read(slab)
+                voxels, counts = self._read(slab)
+                if counts is not None:
+                    tally = Tally(box, counts if tally is None else tally.counts + counts)
                 self._settle()
-                columns = self._columns(box, slab, columns)
-                self._units = [self._pool.submit(self._unit, c, voxels, slab) for c in columns]
+                columns = [c for c in columns if c.extent.stop[0] > slab.start[0]]
+                while top < slab.stop[0]:
+                    columns += self._columns(box, top)
+                    top += first.shard[0]
+                self._units = [
+                    self._pool.submit(self._unit, c, voxels, slab, tally) for c in columns
+                ]
                 yield from self._receipts(wait_for_all=False)
         self._settle()
         yield from self._receipts(wait_for_all=True)
 
-    def _columns(self, box: Extent, slab: Extent, have: Sequence[Column]) -> list[Column]:
-        """Return the columns that a slab touches: those begun before, and new ones."""
+    def _columns(self, box: Extent, top: int) -> list[Column]:
+        """Return the columns of a block that begin at plane ``top`` and are still to be made."""
         first = self._wave.levels[0]
-        top = max([c.extent.stop[0] for c in have], default=box.start[0])
-        columns = [c for c in have if c.extent.stop[0] > slab.start[0]]
-        stop = -(-slab.stop[0] // first.shard[0]) * first.shard[0]
-        if top < slab.stop[0]:
-            rest = Extent((top, *box.start[1:]), (min(stop, box.stop[0]), *box.stop[1:]))
-            columns += [
-                Column(self._wave.target, self._wave.levels, e.shift(rest.start))
-                for e in blocks(rest.shape, first.shard)
-            ]
+        below = Extent(
+            (top, *box.start[1:]), (min(top + first.shard[0], box.stop[0]), *box.stop[1:])
+        )
+        extents = (e.shift(below.start) for e in blocks(below.shape, first.shard))
+        columns = [
+            Column(self._wave.target, self._wave.levels, extent)
+            for extent in extents
+            if first.shard_place(extent) not in self._wave.done
+        ]
         self._open.update(columns)
         return columns
 
@@ -337,8 +387,8 @@ class _Job:
         for column in self._open:
             column.abort()
 
-    def _read(self, slab: Extent) -> NDArray[Any]:
-        """Return voxels, read by all threads while they finish those before."""
+    def _read(self, slab: Extent) -> tuple[NDArray[Any], NDArray[np.int64] | None]:
+        """Return voxels, read by all threads while they finish those before, and their counts."""
         depth = slab.shape[0]
         self._buffers.reverse()
         if len(self._buffers[0]) < slab.n_vox:
@@ -352,13 +402,14 @@ class _Job:
             for a in range(0, depth, max(1, step))
         ]
         try:
-            for part in parts:
-                part.result()
+            counted = [found for part in parts if (found := part.result()) is not None]
         finally:
             wait(parts)
-        return voxels
+        return voxels, np.sum(counted, axis=0) if counted else None
 
-    def _unit(self, column: Column, voxels: NDArray[Any], slab: Extent) -> Future[Receipt] | None:
+    def _unit(
+        self, column: Column, voxels: NDArray[Any], slab: Extent, tally: Tally | None
+    ) -> Future[Receipt] | None:
         """Add to a column what a slab holds of it; commit it if that was its last."""
         z, y, x = slab.start
         here = column.extent.intersect(slab)
@@ -370,10 +421,10 @@ class _Job:
         if here.stop[0] < column.extent.stop[0]:
             return None
         column.finish()
-        return self._disk.submit(self._commit, column)
+        return self._disk.submit(self._commit, column, tally)
 
-    def _commit(self, column: Column) -> Receipt:
-        receipt = column.commit()
+    def _commit(self, column: Column, tally: Tally | None) -> Receipt:
+        receipt = column.commit(tally)
         self._open.discard(column)
         return receipt
 
