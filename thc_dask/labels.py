@@ -141,9 +141,8 @@ def place(
     else:
         o = offset or (0, 0, 0)
         stop = (o[0] + shape[0], o[1] + shape[1], o[2] + shape[2])
-        if (offset is None and shape != volume) or any(
-            b > n for b, n in zip(stop, volume, strict=True)
-        ):
+        inside = Extent((0, 0, 0), volume).contains(Extent(o, stop))
+        if (offset is None and shape != volume) or not inside:
             raise RequestError(
                 f"labels {name}: shape {shape} does not fit the volume {volume} (z,y,x)"
                 + (f" at offset {offset}" if offset else "; give --offset z,y,x, or --planes")
@@ -188,6 +187,9 @@ def write_labels(
     name = into or name
     if name is None or not re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]*", name):
         raise RequestError(f"label set name {name!r}: letters, digits, _ and -, a letter first")
+    if name == "image" or "_by_" in name:
+        # Tables are named after what they count: image by roi is `roi`, else a `_by_` between.
+        raise RequestError(f"label set name {name!r}: 'image' and '_by_' are kept for tables")
     if old is None and scheme is None:
         raise RequestError(f"label set {name!r}: say what the codes mean with --scheme")
     if old is None and name in opened.label_sets and not overwrite:
@@ -200,15 +202,22 @@ def write_labels(
         raise RequestError(f"label set {name!r} has scheme {old.scheme.name!r}, not {found.name!r}")
     rules = old.scheme if old is not None else found
     assert rules is not None
-    reader = open_reader(source, opened.grid.spacing_um)
+    reader, called = open_reader(source, opened.grid.spacing_um), _called(source)
     if reader.dtype.kind not in "bui":
         raise RequestError(
-            f"labels {source}: voxels are {reader.dtype.name}; labels are whole numbers"
+            f"labels {called}: voxels are {reader.dtype.name}; labels are whole numbers"
         )
     dtype = np.dtype(np.uint8 if rules.codes[-1] < 256 else np.uint16)
-    pieces = place(reader.grid.shape, opened.grid.shape, offset, planes, extents, str(source))
-    new = Placed(reader, opened.grid, dtype, rules, pieces, str(source))
+    pieces = place(reader.grid.shape, opened.grid.shape, offset, planes, extents, called)
+    new = Placed(reader, opened.grid, dtype, rules, pieces, called)
     return _write(opened, name, new, old, codec, memory_bytes, progress)
+
+
+def _called(source: Any) -> str:
+    """Return what to call a source in an error: an array would print its voxels."""
+    if isinstance(source, str | os.PathLike):
+        return os.fspath(source)
+    return str(getattr(source, "name", None) or type(source).__name__)
 
 
 def _write(
