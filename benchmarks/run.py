@@ -109,7 +109,7 @@ class Bench:
             remove(self.source)
             python = self.pythons["tensorstore"] if self.args.without_package else None
             for line in store_commands(self.args.work, self.source, python):
-                subprocess.run(line, stdout=subprocess.DEVNULL, check=True)
+                run_process(line, self.source)
             if python is None:
                 shutil.copy(self.source / "zarr.json", self.args.work / "count.zarr.json")
         return facts
