@@ -247,9 +247,10 @@ def write_counts(
             total.add(result)
         if progress is not None:
             progress(done, len(items))
-    for pair, total in zip(pairs, sums, strict=True):
-        places, chunks = total.chunks(pair.shape)
-        store = keep(store, describe(store, pair), total.planes, places, chunks)
+    with store.location.lock():
+        for pair, total in zip(pairs, sums, strict=True):
+            places, chunks = total.chunks(pair.shape)
+            store = keep(store, describe(store, pair), total.planes, places, chunks)
     return store
 
 

@@ -210,7 +210,8 @@ def write_labels(
     dtype = np.dtype(np.uint8 if rules.codes[-1] < 256 else np.uint16)
     pieces = place(reader.grid.shape, opened.grid.shape, offset, planes, extents, called)
     new = Placed(reader, opened.grid, dtype, rules, pieces, called)
-    return _write(opened, name, new, old, codec, memory_bytes, progress)
+    with opened.location.lock():
+        return _write(opened, name, new, old, codec, memory_bytes, progress)
 
 
 def _called(source: Any) -> str:

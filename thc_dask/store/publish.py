@@ -119,8 +119,12 @@ def _keep_receipts(target: Target, receipts: Sequence[Receipt], meaning: Any = N
     lines = sorted(f"{json.dumps(shard)}\n" for shard in shards)
     top = f"{RECEIPTS}/{target.prefix}{target.name}"
     target.location.put(f"{top}.jsonl", "".join(lines).encode())
-    target.location.delete(top)
     return digest(shards, meaning)
+
+
+def _clear_receipts(target: Target) -> None:
+    """Remove the receipts that a resumed run would have asked for."""
+    target.location.delete(f"{RECEIPTS}/{target.prefix}{target.name}")
 
 
 def publish_image(
@@ -145,6 +149,7 @@ def publish_image(
     root = metadata.group({"ome": ome, "thc": thc})
     target.location.put(ROOT, metadata.dumps(metadata.consolidate(root, nodes)))
     target.location.delete(PLAN)
+    _clear_receipts(target)
 
 
 def publish_labels(
@@ -173,6 +178,7 @@ def publish_labels(
     nodes[target.prefix.rstrip("/")] = metadata.group({"ome": ome, "thc": thc})
     _put_all(target.location, nodes, chunks)
     add_nodes(target.location, root, nodes)
+    _clear_receipts(target)
 
 
 def add_nodes(location: Location, root: metadata.Node, nodes: dict[str, metadata.Node]) -> None:
