@@ -147,6 +147,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="thc",
         description="Brain-scale image volumes: convert, label, count, compare.",
         epilog="Begin with: thc demo. Each command has --help with an example.",
+        formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=16),
     )
     parser.add_argument("--version", action="version", version=f"thc_dask {__version__}")
     commands = _Commands(parser)
@@ -255,7 +256,9 @@ def _add_questions(commands: _Commands) -> None:
         p.add_argument("--of", metavar="N", help="label set of structures (the first)")
         p.add_argument("--box", type=_asked(parse_box), help="z0:z1,y0:y1,x0:x1 in micrometers")
         if run is _figures:
-            p.add_argument("--format", default="png", choices=("png", "svg", "pdf"))
+            p.add_argument(
+                "--format", default="png", choices=("png", "svg", "pdf"), help="of the files (png)"
+            )
 
     p = commands.add(_info, "what is in a store", "thc info volume.ome.zarr")
     p.add_argument("store", metavar="STORE")
