@@ -147,7 +147,6 @@ def _parser() -> argparse.ArgumentParser:
         prog="thc",
         description="Brain-scale image volumes: convert, label, count, compare.",
         epilog="Begin with: thc demo. Each command has --help with an example.",
-        formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=16),
     )
     parser.add_argument("--version", action="version", version=f"thc_dask {__version__}")
     commands = _Commands(parser)
