@@ -7,7 +7,6 @@ import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,13 +15,14 @@ from numpy.typing import NDArray
 from thc_dask import schedule
 from thc_dask.convert import MEMORY_BYTES, run_waves
 from thc_dask.errors import DataError, ExistsError, RequestError
-from thc_dask.grid import Extent, Grid, Vox, blocks, disjoint
-from thc_dask.reader import Reader, read
+from thc_dask.grid import Extent, Grid, Vox, disjoint
+from thc_dask.reader import Reader
 from thc_dask.schemes import Scheme, find_scheme
 from thc_dask.sources import open_reader
-from thc_dask.store.publish import publish_labels, remove_nodes
+from thc_dask.store.publish import ROOT, publish_labels, remove_nodes, without
 from thc_dask.store.read import LabelSet, Store, open_volume, store_of
 from thc_dask.store.shards import ArrayReader, Codec
+from thc_dask.store.staging import Staged
 from thc_dask.store.write import RECEIPTS, ModeOfKnown, Progress, Receipt, Target, plan_waves
 
 if TYPE_CHECKING:
@@ -233,13 +233,15 @@ def _write(
         )
     codec_of = Codec.parse(old.thc["codec"] if old else codec)
     prefix = f"labels/{name}/"
-    halving = ModeOfKnown(tuple(known))
-    target = Target(store.location, prefix, name, new.dtype, codec_of, halving)
+    # What is added to or replaced stays whole, and in use, until all that is new is there.
+    staged = Staged(store.location, afresh=old is None) if name in store.label_sets else None
+    target = Target(
+        staged or store.location, prefix, name, new.dtype, codec_of, ModeOfKnown(tuple(known)),
+        replaces=old is not None,
+    )  # fmt: skip
     reader: Reader = new if old is None else Added(old.array(), new)
-    if old is None:
-        if name in store.label_sets:
-            _check(new)  # a source that is refused must not cost the labels it was to replace
-        store = _forget(store, name)
+    if staged is None:
+        store.location.delete(prefix)  # what a run that broke off left
     tasks = plan_waves(
         target, store.levels, reader, schedule.n_threads(), memory_bytes, [e for e, _ in new.pieces]
     )
@@ -247,38 +249,26 @@ def _write(
     try:
         receipts = run_waves(tasks, progress)
         merged = _merge(store, target, receipts) if old else receipts
-        publish_labels(target, store.levels, merged, store.root, new.scheme, known, provenance)
+        root = without(store.root, prefix.rstrip("/"))
+        publish_labels(target, store.levels, merged, root, new.scheme, known, provenance)
+        if staged is not None:
+            _settle(store, name, staged, afresh=old is None)
     except BaseException:
-        if name not in Store(store.location).label_sets:
+        if staged is not None:
+            staged.discard()
+        elif name not in Store(store.location).label_sets:
             for key in (prefix, f"{RECEIPTS}/{prefix}{name}", f"{RECEIPTS}/{prefix}{name}.jsonl"):
                 store.location.delete(key)
         raise
     return Store(store.location).label_set(name)
 
 
-def _check(new: Placed) -> None:
-    """Read all that is to be written, and let what is wrong with it be raised."""
-    boxes = (
-        box.shift(extent.start)
-        for extent, _ in new.pieces
-        for box in blocks(extent.shape, (64, 512, 512))
-    )
-    for _ in schedule.run(partial(_read, new), boxes):
-        pass
-
-
-def _read(new: Placed, extent: Extent) -> None:
-    read(new, extent)
-
-
-def _forget(store: Store, name: str) -> Store:
-    """Take a label set out of the store, first from its root, then from the disk."""
-    prefix = f"labels/{name}"
-    if any(path == prefix or path.startswith(f"{prefix}/") for path in store.nodes):
-        remove_nodes(store.location, store.root, prefix)
-        store = Store(store.location)
-    store.location.delete(prefix)
-    return store
+def _settle(store: Store, name: str, staged: Staged, afresh: bool) -> None:
+    """Put a label set in the place of the one before; nobody finds a mix of both."""
+    remove_nodes(store.location, store.root, f"labels/{name}")
+    if afresh:
+        store.location.delete(f"labels/{name}")
+    staged.settle(last=ROOT)
 
 
 def _merge(store: Store, target: Target, receipts: Sequence[Receipt]) -> list[Receipt]:

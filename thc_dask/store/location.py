@@ -61,6 +61,9 @@ class Location(Protocol):
     def delete(self, prefix: str) -> None:
         """Remove the object of that key, or all below it."""
 
+    def move(self, key: str, to: str) -> None:
+        """Give an object another key, in place of what has that key."""
+
     def keys(self, prefix: str) -> list[str]:
         """Return the keys below ``prefix``, sorted."""
 
@@ -162,6 +165,12 @@ class Folder:
             else:
                 path.unlink(missing_ok=True)
 
+    def move(self, key: str, to: str) -> None:
+        target = self._root / to
+        with writing(str(target)):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            os.replace(self._root / key, target)
+
     def keys(self, prefix: str) -> list[str]:
         top = self._root / prefix
         found = (Path(d, f) for d, _, files in os.walk(top) for f in files)
@@ -258,6 +267,10 @@ class Remote:
     def delete(self, prefix: str) -> None:
         with writing(f"{self.url}/{prefix}"), suppress(FileNotFoundError):
             self._fs.rm(self._path(prefix), recursive=True)
+
+    def move(self, key: str, to: str) -> None:
+        with writing(f"{self.url}/{to}"):
+            self._fs.mv(self._path(key), self._path(to))
 
     def keys(self, prefix: str) -> list[str]:
         found = self._fs.find(self._path(prefix))

@@ -188,9 +188,18 @@ def add_nodes(location: Location, root: metadata.Node, nodes: dict[str, metadata
 
 def remove_nodes(location: Location, root: metadata.Node, path: str) -> None:
     """Take a node and all below it out of the store's root; their bytes stay."""
+    kept = without(root, path)["consolidated_metadata"]["metadata"]
     have = root["consolidated_metadata"]["metadata"]
-    kept = {k: v for k, v in have.items() if k != path and not k.startswith(f"{path}/")}
-    _replace_nodes(location, root, kept, set())
+    _replace_nodes(location, root, kept | {k: have[k] for k in ("labels",) if k in have}, set())
+
+
+def without(root: metadata.Node, path: str) -> metadata.Node:
+    """Return the store's root without a node, what is below it, and the list of label sets."""
+    have = root["consolidated_metadata"]["metadata"]
+    kept = {
+        k: v for k, v in have.items() if k not in (path, "labels") and not k.startswith(f"{path}/")
+    }
+    return metadata.consolidate(root, kept)
 
 
 def _replace_nodes(

@@ -87,6 +87,8 @@ class Target:
     """Type of the voxels."""
     codec: Codec
     halving: Halving
+    replaces: bool = False
+    """Whether shards are there already that are to go where now all is zero."""
 
     def path(self, level: Level) -> str:
         """Return the path of the array of a level."""
@@ -207,6 +209,8 @@ class Column:
         for level, writer in zip(self._levels[::-1], self._writers[::-1], strict=True):
             key = shard_key(self._target.path(level), self._place)
             done = {"n_bytes": 0, "crc32c": 0} if writer is None else writer.commit()
+            if writer is None and self._target.replaces:
+                self._target.location.delete(key)
             shards.append({"key": key, **done})
         receipt: Receipt = {"place": list(self._place), "shards": shards[::-1]}
         if read is not None:
