@@ -249,7 +249,7 @@ def _write(
     try:
         receipts = run_waves(tasks, progress)
         merged = _merge(store, target, receipts) if old else receipts
-        root = without(store.root, prefix.rstrip("/"))
+        root = store.root if staged is None else without(store.root, prefix.rstrip("/"))
         publish_labels(target, store.levels, merged, root, new.scheme, known, provenance)
         if staged is not None:
             _settle(store, name, staged, afresh=old is None)
