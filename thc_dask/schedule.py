@@ -31,10 +31,10 @@ def current_client() -> Any | None:
     # Nobody can have made one without importing the package; importing it costs half a second.
     if "distributed" not in sys.modules:
         return None
-    from distributed import default_client
+    from distributed import Client
 
     try:
-        return default_client()
+        return Client.current()  # also one that only `with client.as_current()` names
     except ValueError:
         return None
 
