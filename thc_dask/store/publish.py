@@ -49,11 +49,14 @@ def check_place(location: Location, overwrite: bool) -> None:
 def begin(location: Location, plan: dict[str, Any], overwrite: bool) -> None:
     """Claim the place for a store; ``plan`` says what is being made. What was there goes."""
     check_place(location, overwrite)
-    location.delete(ROOT)  # from here on it is no longer a store
+    if location.get(ROOT) is not None:
+        # What breaks off from here on is unfinished, not a folder of somebody else.
+        location.put(PLAN, metadata.dumps({}))
+        location.delete(ROOT)
     for top in sorted({key.split("/")[0] for key in location.keys("")} - {LOCK.split("/")[0]}):
         location.delete(top)
     for key in location.keys(LOCK.split("/")[0]):
-        if key != LOCK:
+        if key not in (LOCK, PLAN):
             location.delete(key)
     location.put(PLAN, metadata.dumps(plan))
 
