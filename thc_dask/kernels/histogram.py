@@ -20,6 +20,7 @@ def _joint_counts(rows: Any, columns: Any, table: Any, total: Any) -> None:
     # Two small tables in turn: equal neighbours would wait for each other's increment.
     even = np.zeros((table.shape[1], table.shape[2]), np.uint32)
     odd = np.zeros((table.shape[1], table.shape[2]), np.uint32)
+    seen = np.zeros(table.shape[1], np.uint8)  # a plane of a chunk meets few of the rows
     for k in range(n):
         for j in range(m):
             i = 0
@@ -29,18 +30,25 @@ def _joint_counts(rows: Any, columns: Any, table: Any, total: Any) -> None:
                 for a in range(1, 8):
                     same &= rows[k, j, i + a] == r
                 if same:
+                    seen[r] = 1
                     for a in range(0, 8, 2):
                         even[r, columns[k, j, i + a]] += np.uint32(1)
                         odd[r, columns[k, j, i + a + 1]] += np.uint32(1)
                 else:
                     for a in range(0, 8, 2):
+                        seen[rows[k, j, i + a]] = 1
+                        seen[rows[k, j, i + a + 1]] = 1
                         even[rows[k, j, i + a], columns[k, j, i + a]] += np.uint32(1)
                         odd[rows[k, j, i + a + 1], columns[k, j, i + a + 1]] += np.uint32(1)
                 i += 8
             while i < l:
+                seen[rows[k, j, i]] = 1
                 even[rows[k, j, i], columns[k, j, i]] += np.uint32(1)
                 i += 1
         for r in range(table.shape[1]):
+            if not seen[r]:
+                continue
+            seen[r] = 0
             for c in range(table.shape[2]):
                 both = even[r, c] + odd[r, c]
                 table[k, r, c] += np.int64(both)
