@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -262,19 +263,25 @@ def run_waves(
     for wave, boxes in tasks:
         first = wave.levels[0]
         receipts += wave.kept
-        if schedule.is_local():
-            found = wave.stream(boxes)
-        else:
-            alone = replace(wave, threads=1)
-            found = (r for rs in schedule.run(alone.write, [[box] for box in boxes]) for r in rs)
-        for receipt in found:
-            receipts.append(receipt)
-            z, y, x = (p * s for p, s in zip(receipt["place"], first.shard, strict=True))
-            stop = (z + first.shard[0], y + first.shard[1], x + first.shard[2])
-            done += Extent((z, y, x), stop).intersect(first.grid.extent).n_vox
-            if progress is not None:
-                progress(done, total)
+        # An interrupt may come outside of the generator: whoever cleans up needs its threads ended.
+        with closing(_stream(wave, boxes)) as found:
+            for receipt in found:
+                receipts.append(receipt)
+                z, y, x = (p * s for p, s in zip(receipt["place"], first.shard, strict=True))
+                stop = (z + first.shard[0], y + first.shard[1], x + first.shard[2])
+                done += Extent((z, y, x), stop).intersect(first.grid.extent).n_vox
+                if progress is not None:
+                    progress(done, total)
     return receipts
+
+
+def _stream(wave: Wave, boxes: Sequence[Extent]) -> Generator[Receipt, None, None]:
+    if schedule.is_local():
+        yield from wave.stream(boxes)
+        return
+    alone = replace(wave, threads=1)
+    for receipts in schedule.run(alone.write, [[box] for box in boxes]):
+        yield from receipts
 
 
 def _window(target: Target, level: Level) -> tuple[float, float]:

@@ -342,7 +342,7 @@ class _Job:
         for box in boxes:
             # A slow disk must not collect finished columns in memory without end.
             while len(self._commits) > MOST_COMMITS:
-                yield self._commits.pop(0).result()
+                yield self._next()
             columns: list[Column] = []
             top = box.start[0]  # of the shards whose columns are not open yet
             tally: Tally | None = None
@@ -442,7 +442,12 @@ class _Job:
 
     def _receipts(self, wait_for_all: bool) -> Iterator[Receipt]:
         while self._commits and (wait_for_all or self._commits[0].done()):
-            yield self._commits.pop(0).result()
+            yield self._next()
+
+    def _next(self) -> Receipt:
+        receipt = self._commits[0].result()
+        del self._commits[0]  # not before: an interrupt must find what is still being written
+        return receipt
 
 
 def halved_reader(target: Target, levels: Sequence[Level], wave: int) -> Reader:
