@@ -25,19 +25,24 @@ def test_mean_equals_the_naive_mean_of_existing_voxels(block):
         assert half[index] == np.rint(block[where].astype(np.float64).mean())
 
 
-@given(hnp.array_shapes(min_dims=3, max_dims=3, min_side=1, max_side=40), st.integers(0, 2**32))
-def test_mean_of_views_and_wide_rows(shape, seed):
-    whole = np.random.default_rng(seed).integers(0, 256, [n + 3 for n in shape], np.uint8)
+@given(
+    hnp.array_shapes(min_dims=3, max_dims=3, min_side=1, max_side=40), st.integers(0, 2**32), TYPES
+)
+def test_mean_of_views_and_wide_rows(shape, seed, dtype):
+    top = np.iinfo(dtype).max
+    whole = np.random.default_rng(seed).integers(0, top, [n + 3 for n in shape], dtype, True)
     block = whole[tuple(slice(0, n) for n in shape)]
-    half = np.empty([-(-n // 2) for n in shape], np.uint8)
+    half = np.empty([-(-n // 2) for n in shape], dtype)
     mean(block, half)
     for index, where in cells(block):
         assert half[index] == np.rint(block[where].astype(np.float64).mean())
 
 
-@pytest.mark.parametrize("value", [0, 255])
-def test_mean_keeps_the_extremes(value):
-    block = np.full((4, 4, 4), value, np.uint8)
-    half = np.empty((2, 2, 2), np.uint8)
+@pytest.mark.parametrize(
+    ("dtype", "value"), [(np.uint8, 0), (np.uint8, 255), (np.uint16, 65535), (np.dtype(">u2"), 7)]
+)
+def test_mean_keeps_the_extremes(dtype, value):
+    block = np.full((4, 4, 8), value, dtype)
+    half = np.empty((2, 2, 4), dtype)
     mean(block, half)
     assert (half == value).all()

@@ -1,7 +1,7 @@
 """Halve a block of an image: the mean of the voxels that exist.
 
-In numpy alone, because a conversion must not wait for a compiler to load. Eight uint8 voxels
-are added at a time, as four 16-bit lanes of a 64-bit word: 5 GB/s on one core.
+In numpy alone, because a conversion must not wait for a compiler to load. Voxels are added a
+64-bit word at a time, in lanes of twice their size: 5 GB/s on one core.
 """
 
 from __future__ import annotations
@@ -13,8 +13,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-_EVEN_BYTES = np.uint64(0x00FF00FF00FF00FF)
-_BYTE = np.uint64(8)
+# Of a word of uint8 or uint16: every second voxel, the bits of a voxel, the type of a lane.
+_WORDS = {
+    np.dtype(np.uint8): (np.uint64(0x00FF00FF00FF00FF), np.uint64(8), np.uint16),
+    np.dtype(np.uint16): (np.uint64(0x0000FFFF0000FFFF), np.uint64(16), np.uint32),
+}
 
 
 class _Scratch(threading.local):
@@ -53,10 +56,11 @@ def mean(src: NDArray[Any], dst: NDArray[Any]) -> None:
     >>> half.tolist()
     [[[2, 7]]]
     """
-    # The part that numpy can take eight voxels at a time, then what is left on each far side.
-    step = (2, 2, 8) if src.dtype == np.uint8 and src.strides[2] == 1 else (2, 2, 2)
+    # The part that numpy can take a word at a time, then what is left on each far side.
+    in_words = src.dtype in _WORDS and src.strides[2] == src.itemsize
+    step = (2, 2, 8 // src.itemsize if in_words else 2)
     z, y, x = (n // s * s for n, s in zip(src.shape, step, strict=True))
-    if step[2] == 8 and z and y and x:
+    if in_words and z and y and x:
         _mean_words(src[:z, :y, :x], dst[: z // 2, : y // 2, : x // 2])
     else:
         x = 0
@@ -66,21 +70,22 @@ def mean(src: NDArray[Any], dst: NDArray[Any]) -> None:
 
 
 def _mean_words(src: NDArray[Any], dst: NDArray[Any]) -> None:
-    """Halve uint8 whose rows are whole 64-bit words."""
+    """Halve voxels whose rows are whole 64-bit words."""
+    even, bits, lane = _WORDS[src.dtype]
     words = src.view(np.uint64)
     low, high = _scratch.pair(words.shape)
-    # Neighbours along x, as 16-bit sums: no strided access anywhere.
-    np.bitwise_and(words, _EVEN_BYTES, out=low)
-    np.right_shift(words, _BYTE, out=high)
-    np.bitwise_and(high, _EVEN_BYTES, out=high)
+    # Neighbours along x, as sums in lanes: no strided access anywhere.
+    np.bitwise_and(words, even, out=low)
+    np.right_shift(words, bits, out=high)
+    np.bitwise_and(high, even, out=high)
     np.add(low, high, out=low)
-    # Sums of eight stay below 2**11, so lanes never carry into one another.
+    # Sums of eight need three bits more than a voxel, so lanes never carry into one another.
     np.add(low[::2], low[1::2], out=high[: len(low) // 2])
     planes = high[: len(low) // 2]
     total = low.reshape(-1)[: planes.size // 2].reshape(planes.shape[0], -1, planes.shape[2])
     np.add(planes[:, ::2], planes[:, 1::2], out=total)
-    lanes = total.view(np.uint16)
-    odd = high.reshape(-1)[: total.size].reshape(total.shape).view(np.uint16)
+    lanes = total.view(lane)
+    odd = high.reshape(-1)[: total.size].reshape(total.shape).view(lane)
     # Adding 3 and the lowest bit that stays rounds halves to even.
     np.right_shift(lanes, 3, out=odd)
     np.bitwise_and(odd, 1, out=odd)
