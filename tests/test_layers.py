@@ -11,10 +11,11 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 LAYERS = [  # bottom first; names are files or folders of the package
     {"errors"},
     {"grid", "schemes"},
-    {"reader"},
+    {"reader", "files", "catalogue"},
     {"schedule"},
     {"kernels"},
-    {"sources", "store", "views"},
+    {"views", "normalise"},
+    {"sources", "store"},
     {"convert"},
     {"labels", "count"},
     {"query"},
@@ -28,7 +29,7 @@ LAYERS = [  # bottom first; names are files or folders of the package
 ]
 FLAT = {"kernels", "sources", "analysis"}  # files (or folders of one format) stand alone
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
-# What starting a command may cost; kernels are loaded by those who need them.
+# What starting a command may load; compiled kernels are left to those who need them.
 CHEAP = {"numpy", "google_crc32c", "zstandard", "thc_dask", *sys.stdlib_module_names}
 
 
@@ -101,20 +102,45 @@ def test_the_rule_itself(where, name, why):
     assert bool(why) == bool(why_not(where, name))
 
 
-def costly(path):
-    return {name for name in top_imports(path) if name.split(".")[0] not in CHEAP}
+def files_of(name):
+    """Return the modules of ours that importing a name of ours runs, itself and its parents."""
+    parts = name.split(".")
+    tried = (PACKAGE.parent.joinpath(*parts[:n]) for n in range(1, len(parts) + 1))
+    return [p for t in tried for p in (t / "__init__.py", t.with_suffix(".py")) if p.exists()]
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(PACKAGE)))
-def test_importing_is_cheap(path):
-    """Compiled kernels are loaded by the functions that need them."""
-    kernels = {p.stem for p in MODULES if p.parent.name == "kernels"}
-    compiled = {p.stem for p in MODULES if p.parent.name == "kernels" and costly(p)}
-    assert compiled < kernels
-    if path.stem in compiled and path.parent.name == "kernels":
-        return
-    loaded = {n for n in top_imports(path) if {*n.split(".")[2:3]} & compiled and ".kernels." in n}
-    assert not costly(path) | loaded, f"{path}: import them inside the functions that need them"
+def loaded_with(name):
+    """Return the modules of ours that importing a name of ours loads at once."""
+    found, waiting = set(), [name]
+    while waiting:
+        for path in set(files_of(waiting.pop())) - found:
+            found.add(path)
+            waiting += [n for n in top_imports(path) if n.split(".")[0] == "thc_dask"]
+    return found
+
+
+@pytest.mark.parametrize("name", ["cli", "sources.slices", "sources.phantom"])
+def test_starting_is_cheap(name):
+    """What costs a command its first second is imported by the functions that need it."""
+    loaded = loaded_with(f"thc_dask.{name}")
+    assert {PACKAGE / "__init__.py", PACKAGE / "convert.py", PACKAGE / "store/write.py"} < loaded
+    assert costly(loaded) == {}
+
+
+def test_what_is_costly_is_found():
+    assert costly(loaded_with("thc_dask.kernels.mode")) == {
+        "kernels/mode.py": {"numba.njit", "numba.types"}
+    }
+
+
+def costly(paths):
+    found = {
+        str(path.relative_to(PACKAGE)): {
+            n for n in top_imports(path) if n.split(".")[0] not in CHEAP
+        }
+        for path in paths
+    }
+    return {path: names for path, names in found.items() if names}
 
 
 SAID = {"print", "exit", "quit", "sys.exit", "os._exit", "sys.stdout.write", "sys.stderr.write"}

@@ -1,0 +1,358 @@
+"""The command line: help that works, one JSON document, tables by suffix, progress, exit codes."""
+
+import argparse
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import tifffile
+import xarray as xr
+
+import thc_dask as thc
+from thc_dask import cli
+
+SHAPE = (40, 64, 96)
+SPACING = ("--spacing", "1.17um")
+THC = [sys.executable, "-m", "thc_dask"]
+
+
+def parser_of(command):
+    [group] = [
+        action
+        for action in cli._parser()._actions
+        if isinstance(action, argparse._SubParsersAction)
+    ]
+    return group.choices[command]
+
+
+COMMANDS = [
+    "demo", "phantom", "convert", "labels", "count", "histogram", "fractions", "compare",
+    "figures", "report", "info",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory):
+    """An image and two label sets as TIFF stacks."""
+    top, rng = tmp_path_factory.mktemp("inputs"), np.random.default_rng(5)
+    for name, n in (("image", 256), ("roi", 9), ("microstructure", 4)):
+        voxels = rng.integers(0, n, SHAPE, np.uint8)
+        tifffile.imwrite(top / f"{name}.tif", voxels, photometric="minisblack")
+    return top
+
+
+@pytest.fixture(scope="module")
+def store(inputs):
+    """A store with both label sets and all tables, made by the commands alone."""
+    path = inputs / "volume.ome.zarr"
+    for line in (
+        f"convert {inputs}/image.tif {path} --spacing 1.17um --chunk 16 --shard 32 --levels 3",
+        f"labels {inputs}/roi.tif {path} --name roi --scheme prasad2020-roi --planes 9,10,30",
+        f"labels {inputs}/microstructure.tif {path} --name microstructure "
+        "--scheme prasad2020-microstructure",
+        f"count {path}",
+    ):
+        assert cli.run(line.split()) == 0, line
+    return path
+
+
+@pytest.fixture
+def run(capsys):
+    """Return a function that runs a command, which must succeed, and gives what it prints."""
+
+    def run(*arguments):
+        capsys.readouterr()
+        assert cli.run([str(a) for a in arguments]) == 0
+        return capsys.readouterr()
+
+    return run
+
+
+def document(text):
+    """Return the one JSON document that a text is, by the letter of the standard."""
+
+    def refuse(constant):
+        raise AssertionError(f"{constant} is not JSON")
+
+    return json.loads(text, parse_constant=refuse)
+
+
+# ---- help ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_has_examples_that_parse(command, capsys):
+    with pytest.raises(SystemExit) as end:
+        cli.run([command, "--help"])
+    text = capsys.readouterr().out
+    assert end.value.code == 0
+    examples = [line.strip() for line in text.splitlines() if line.startswith(f"  thc {command}")]
+    assert examples
+    for example in examples:
+        arguments = cli._parser().parse_args(shlex.split(example)[1:])
+        assert arguments.command == command
+        assert callable(arguments.run)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_option_is_explained(command):
+    parser = parser_of(command)
+    assert "--json" in parser.format_usage()
+    unexplained = [a.option_strings for a in parser._actions if a.option_strings and not a.help]
+    assert unexplained == []
+
+
+def test_help_names_every_command(capsys):
+    with pytest.raises(SystemExit):
+        cli.run(["--help"])
+    shown = re.findall(r"^    (\w+)(?: +\S|\n {10,}\S)", capsys.readouterr().out, re.MULTILINE)
+    assert shown == COMMANDS
+
+
+def test_version_and_module():
+    done = subprocess.run([*THC, "--version"], capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == (f"thc_dask {thc.__version__}\n", "")
+
+
+def test_console_script(store, tmp_path):
+    script = shutil.which("thc", path=Path(sys.executable).parent)
+    assert script is not None, "the package is not installed"
+    for arguments, code in (
+        (["info", store], 0),
+        (["info", tmp_path / "nowhere"], 2),
+        (["infos"], 2),
+        (["count", damaged(store, tmp_path)], 1),
+    ):
+        done = subprocess.run([script, *map(str, arguments)], capture_output=True, text=True)
+        assert done.returncode == code
+        assert done.stderr.count("\n") == (code != 0)
+
+
+def damaged(store, folder):
+    copy = shutil.copytree(store, folder / "damaged.ome.zarr")
+    for shard in copy.glob("0/image/c/*/*/*"):
+        shard.write_bytes(shard.read_bytes()[:-1])
+    return copy
+
+
+def test_a_reader_that_leaves_is_no_error(store):
+    with subprocess.Popen(
+        [*THC, "histogram", str(store), "--json"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as running:
+        running.stdout.close()
+        assert (running.stderr.read(), running.wait()) == (b"", 0)
+
+
+# ---- JSON ---------------------------------------------------------------------------------
+
+
+def test_json_of_questions(run, store):
+    for command, value, rows in (
+        ("histogram", "count", 9 * 256),
+        ("fractions", "fraction", 9 * 4),
+        ("compare", "kl", 8 * 8),
+    ):
+        out, err = run(command, store, "--json")
+        found = document(out)
+        assert (sorted(found), len(found["rows"]), err) == (["attrs", "rows"], rows, "")
+        assert value in found["rows"][0]
+        assert found["attrs"]["store"] == str(store)
+        assert found["attrs"]["answered_from"] == "plane table"
+        assert found["attrs"]["box_vox"] == "0:40,0:64,0:96"
+
+
+def test_json_of_makers(run, inputs, tmp_path):
+    made = tmp_path / "volume.ome.zarr"
+    labels = (inputs / "roi.tif", made, "--name", "roi", "--scheme", "prasad2020-roi")
+    for arguments, key, value in (
+        (("phantom", tmp_path / "phantom", "--shape", "4,16,32"), "shape", [4, 16, 32]),
+        (("convert", inputs / "image.tif", made, *SPACING), "shape", [40, 64, 96]),
+        (("labels", *labels), "n_known_vox", 40 * 64 * 96),
+        (("count", made), "tables", {"roi": "up to date"}),
+        (("info", made), "shape", [40, 64, 96]),
+        (("figures", made, "-o", tmp_path), "figures", [f"{tmp_path}/{f}.png" for f in PANELS]),
+        (("report", made, "-o", tmp_path / "r.html"), "report", f"{tmp_path}/r.html"),
+    ):
+        out, err = run(*arguments, "--json")
+        assert (document(out)[key], err) == (value, "")
+
+
+PANELS = ("a_roi", "b", "d")
+
+
+# ---- tables by suffix ---------------------------------------------------------------------
+
+
+def read_long(path):
+    """Return a table file as its reader's own library gives it, long."""
+    if path.suffix == ".csv":
+        return pd.read_csv(path, keep_default_na=False, na_values=[""])
+    if path.suffix == ".parquet":
+        return pd.read_parquet(path)
+    return pd.DataFrame(document(path.read_text())["rows"])
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet", ".json"])
+def test_a_long_table_reads_back_equal(run, store, tmp_path, suffix):
+    path = tmp_path / f"h{suffix}"
+    out, err = run("histogram", store, "-o", path)
+    assert (out, err) == (f"written: {path}\nanswered_from: plane table\n", "")
+    counts = thc.histogram(store)
+    found = read_long(path)
+    assert list(found.columns) == ["region", "intensity", "count"]
+    assert found["region"].tolist() == np.repeat(counts.region.values, 256).tolist()
+    assert found["intensity"].tolist() == list(range(256)) * 9
+    assert found["count"].dtype == np.int64
+    assert found["count"].tolist() == counts.values.ravel().tolist()
+    assert int(found["count"].sum()) == 3 * 64 * 96
+
+
+@pytest.mark.parametrize("suffix", [".nc", ".zarr"])
+def test_an_array_table_reads_back_equal(run, store, tmp_path, suffix):
+    path = tmp_path / f"h{suffix}"
+    run("histogram", store, "-o", path)
+    counts = thc.histogram(store)
+    engine = "h5netcdf" if suffix == ".nc" else "zarr"
+    with xr.open_dataset(path, engine=engine) as found:
+        np.testing.assert_array_equal(found["count"].values, counts.values)
+        assert found["count"].dims == ("region", "intensity")
+        assert found["region"].values.tolist() == counts.region.values.tolist()
+        assert found["color"].values.tolist() == counts.color.values.tolist()
+        assert found.attrs["store"] == str(store)
+        assert json.loads(found.attrs["digests"]) == counts.attrs["digests"]
+
+
+@pytest.mark.parametrize("command", ["fractions", "compare"])
+def test_other_tables_read_back_equal(run, store, tmp_path, command):
+    table = getattr(thc, command)(store)
+    long = table[[name for name, v in table.items() if len(v.dims) == 2]]
+    for suffix in (".csv", ".parquet", ".json"):
+        run(command, store, "-o", tmp_path / f"t{suffix}")
+        found = read_long(tmp_path / f"t{suffix}")
+        assert list(found.columns) == [*long[next(iter(long))].dims, *long]
+        for name, values in long.items():
+            np.testing.assert_allclose(
+                found[name].to_numpy(np.float64), values.values.ravel(), rtol=1e-9, atol=1e-10
+            )
+    run(command, store, "-o", tmp_path / "t.nc")
+    with xr.open_dataset(tmp_path / "t.nc", engine="h5netcdf") as found:
+        for name, values in table.items():
+            np.testing.assert_array_equal(found[name].values, values.values)
+
+
+def test_a_table_replaces_a_table(run, store, tmp_path):
+    for suffix in (".csv", ".zarr"):
+        path = tmp_path / f"h{suffix}"
+        run("histogram", store, "-o", path, "--by", "microstructure")
+        run("histogram", store, "-o", path)
+        if suffix == ".zarr":
+            with xr.open_zarr(path) as found:
+                assert sorted(found.sizes) == ["intensity", "region"]
+        else:
+            assert read_long(path).columns[0] == "region"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["h.csv", "h.zarr"]
+
+
+def test_a_box_on_the_command_line(run, store, tmp_path):
+    """Below zero and open ends too; the box is half-open on voxel centres."""
+    run("histogram", store, "--box", "-5:10.6,0:20.0,:", "-o", tmp_path / "h.csv")
+    # Centres at 1.17 um: planes 0 to 9, of which 9 is known; rows 0 to 17; all columns.
+    assert int(read_long(tmp_path / "h.csv")["count"].sum()) == 1 * 18 * 96
+
+
+def test_a_table_on_the_terminal(run, store):
+    out, _ = run("fractions", store)
+    lines = out.splitlines()
+    assert lines[0].split()[:3] == ["region", "structure", "fraction"]
+    assert len(lines) == 1 + 9 * 4
+
+
+# ---- what is printed besides --------------------------------------------------------------
+
+
+def test_dry_run_writes_nothing(run, inputs, tmp_path):
+    made, layout = tmp_path / "volume.ome.zarr", ("--chunk", "16", "--shard", "32", "--levels", "3")
+    arguments = ("convert", inputs / "image.tif", made, *SPACING, *layout)
+    planned = document(run(*arguments, "--dry-run", "--json").out)
+    out, err = run(*arguments, "--dry-run")
+    assert err == ""
+    assert "shape: 40, 64, 96" in out.splitlines()
+    assert list(tmp_path.iterdir()) == []
+    done = document(run(*arguments, "--json").out)
+    assert done == planned
+    assert planned["n_levels"] == 3
+    assert planned["n_shards"] == sum(
+        level["n_shards"] for level in document(run("info", made, "--json").out)["levels"]
+    )
+    assert planned["read_bytes"] == 40 * 64 * 96
+
+
+SMALL = ("--chunk", "16", "--shard", "16")
+
+
+def test_progress_is_plain_lines_where_nobody_looks(run, inputs, tmp_path):
+    made = tmp_path / "volume.ome.zarr"
+    out, err = run("convert", inputs / "image.tif", made, *SPACING, *SMALL)
+    assert out == f"{tmp_path}/volume.ome.zarr: 40 x 64 x 96 voxels, 1 levels\n"
+    shares = [int(re.match(r"convert: +(\d+)%  .*voxels/s  \d+ s left$", x)[1]) for x in lines(err)]
+    assert shares == sorted(set(shares))
+    assert shares[-1] == 100
+    assert 3 <= len(shares) <= 10
+    assert "\r" not in err
+
+
+def lines(text):
+    return text.splitlines()
+
+
+def test_progress_is_a_bar_on_a_terminal(inputs, tmp_path):
+    ours, theirs = os.openpty()
+    command = ["convert", inputs / "image.tif", tmp_path / "v", *SPACING, *SMALL]
+    with subprocess.Popen(
+        [*THC, *map(str, command)], stdout=subprocess.PIPE, stderr=theirs
+    ) as running:
+        os.close(theirs)
+        shown = b""
+        while part := read_terminal(ours):
+            shown += part
+        assert (running.wait(), running.stdout.read().count(b"\n")) == (0, 1)
+    os.close(ours)
+    drawn = shown.decode().replace("\r\n", "\n")
+    assert drawn.startswith("\rconvert: ")
+    assert drawn.endswith(f"[{'#' * 30}]\n")
+    assert drawn.count("\n") == 1
+
+
+def read_terminal(fd):
+    try:
+        return os.read(fd, 4096)
+    except OSError:  # the other end is closed
+        return b""
+
+
+def test_info_for_people(run, store):
+    shown = run("info", store).out
+    assert f"store: {store}" in lines(shown)
+    assert "spacing_um: 1.17, 1.17, 1.17" in lines(shown)
+    assert "normalisation: none" in lines(shown)
+    for name in ("roi", "microstructure", "microstructure_by_roi"):
+        assert f"  {name}: up to date" in lines(shown)
+
+
+def test_labels_of_a_box_then_of_another(run, inputs, tmp_path):
+    made, source = tmp_path / "volume.ome.zarr", inputs / "roi.tif"
+    run("convert", inputs / "image.tif", made, *SPACING)
+    scheme = ("--name", "roi", "--scheme", "prasad2020-roi")
+    run("labels", source, made, *scheme, "--extent", "0:2,0:8,0:9", "--extent", "5:6,0:8,0:9")
+    found = document(run("labels", source, made, "--into", "roi", "--planes", "7", "--json").out)
+    assert found["extents"] == ["0:2,0:8,0:9", "5:6,0:8,0:9", "7:8,0:64,0:96"]
+    assert found["n_known_vox"] == 3 * 8 * 9 + 64 * 96
+    assert int(thc.histogram(made).sum()) == 3 * 8 * 9 + 64 * 96
