@@ -102,7 +102,7 @@ def _lazy_total(pair: Pair, extent: Extent, places: Sequence[Vox] | None) -> Any
         for chunk in tasks([pair], extent, places)
     ]
     if not parts:
-        return da.zeros(pair.shape, np.int64)
+        return da.zeros(pair.shape, dtype=np.int64)
     return da.stack(parts).sum(axis=0)
 
 
@@ -125,7 +125,9 @@ def _lazy_planes(pair: Pair, extent: Extent, planes: NDArray[np.int64]) -> Any:
             for c in chunks
         ]
         parts.append(da.stack(found).sum(axis=0))
-    return da.concatenate(parts) if parts else da.zeros((0, *pair.shape), np.int64)
+    # Dask cannot think of chunks for a box without known voxels.
+    none = (0, *pair.shape)
+    return da.concatenate(parts) if parts else da.zeros(none, dtype=np.int64, chunks=none)
 
 
 def _sum_of_planes(task: Task, places: Sequence[Vox]) -> NDArray[np.int64]:
