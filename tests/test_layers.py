@@ -9,7 +9,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "thc_dask"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 LAYERS = [  # bottom first; names are files or folders of the package
-    {"errors"},
+    {"errors", "units"},
     {"grid", "schemes"},
     {"reader", "files", "catalogue"},
     {"schedule"},
