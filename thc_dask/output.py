@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     import xarray as xr
 
 SUFFIXES = (".csv", ".parquet", ".json", ".nc", ".zarr")
+NEEDS = {".parquet": ("pyarrow",), ".nc": ("h5netcdf", "h5py")}
 MARK = "thc_table"  # attribute of the tables we write as folders
 
 
@@ -26,7 +28,7 @@ def check_target(path: str | os.PathLike[str]) -> str:
     Raises
     ------
     RequestError
-        The suffix is none of the known ones, or it is an address.
+        The suffix is none of the known ones, its package is not installed, or it is an address.
     ExistsError
         A folder has that name and is no table that was written here.
     """
@@ -36,6 +38,12 @@ def check_target(path: str | os.PathLike[str]) -> str:
         raise RequestError(f"output {path}: unknown format; use one of {' '.join(SUFFIXES)}")
     if "://" in str(path):
         raise RequestError(f"output {path}: tables go to files; give a path")
+    missing = [name for name in NEEDS.get(suffix, ()) if find_spec(name) is None]
+    if missing:
+        raise RequestError(
+            f"output {path}: {suffix} needs {' and '.join(missing)}, which is not installed; "
+            'pip install "thc_dask[formats]"'
+        )
     if target.is_dir() and not (suffix == ".zarr" and _is_table(target)):
         raise ExistsError(
             f"output {path}: a folder of that name holds something else; choose another name"
@@ -91,21 +99,15 @@ def write_table(table: xr.DataArray | xr.Dataset, path: str | os.PathLike[str]) 
         The file cannot be written.
     """
     suffix, target = check_target(path), Path(path)
-    try:
-        with writing(path):
-            target.parent.mkdir(parents=True, exist_ok=True)
-            # Beside the target, so that a rename is all that is left to do.
-            with TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as beside:
-                made = Path(beside, target.name)
-                _write(table, made, suffix)
-                if target.is_dir():
-                    shutil.rmtree(target)
-                os.replace(made, target)
-    except ImportError as error:
-        raise RequestError(
-            f"output {path}: {suffix} needs a package that is missing ({error.name}); "
-            'pip install "thc_dask[formats]"'
-        ) from error
+    with writing(path):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        # Beside the target, so that a rename is all that is left to do.
+        with TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as beside:
+            made = Path(beside, target.name)
+            _write(table, made, suffix)
+            if target.is_dir():
+                shutil.rmtree(target)
+            os.replace(made, target)
 
 
 def _write(table: xr.DataArray | xr.Dataset, target: Path, suffix: str) -> None:
