@@ -25,6 +25,7 @@ from thc_dask.schemes import Scheme
 from thc_dask.sources import open_source
 from thc_dask.sources.phantom import write_phantom as phantom
 from thc_dask.store.read import open_volume
+from thc_dask.verify import verify
 
 __all__ = [
     "Box",
@@ -45,4 +46,5 @@ __all__ = [
     "open_volume",
     "phantom",
     "report",
+    "verify",
 ]

@@ -13,7 +13,7 @@ from dataclasses import asdict
 from typing import Any, NoReturn
 
 from thc_dask import __version__
-from thc_dask.errors import RequestError, ThcError
+from thc_dask.errors import DataError, RequestError, ThcError
 from thc_dask.grid import Box, Extent, Vox, parse_box, parse_extent, parse_triple
 
 Arguments = argparse.Namespace
@@ -262,6 +262,14 @@ def _add_questions(commands: _Commands) -> None:
     p = commands.add(_info, "what is in a store", "thc info volume.ome.zarr")
     p.add_argument("store", metavar="STORE")
 
+    p = commands.add(
+        _verify, "prove that a store is whole, byte by byte",
+        "thc verify volume.ome.zarr\nthc verify volume.ome.zarr --repair",
+    )  # fmt: skip
+    p.add_argument("store", metavar="STORE")
+    p.add_argument("--repair", action="store_true", help="make what is broken anew")
+    p.add_argument("--source", help="the image's source, if it has moved since")
+
 
 def _add_question(parser: argparse.ArgumentParser, by: str) -> None:
     parser.add_argument("store", metavar="STORE")
@@ -385,6 +393,21 @@ def _info(args: Arguments) -> None:
     from thc_dask.info import info
 
     _show(args, info(args.store))
+
+
+def _verify(args: Arguments) -> None:
+    from thc_dask.verify import verify
+
+    with _Bar("verify", "files", args.json) as progress:
+        found = verify(args.store, repair=args.repair, source=args.source, progress=progress)
+    _show(args, found)
+    if not found["whole"]:
+        first = found["problems"][0]
+        more = f" and {len(found['problems']) - 1} more" if len(found["problems"]) > 1 else ""
+        raise DataError(
+            f"{args.store} is not whole: {first['key']} is {first['what']}{more}; thc verify "
+            "--repair mends what can be made anew"
+        )
 
 
 # ---- printing -----------------------------------------------------------------------------

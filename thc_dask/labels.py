@@ -16,6 +16,7 @@ from thc_dask import schedule
 from thc_dask.convert import MEMORY_BYTES, run_waves
 from thc_dask.errors import DataError, ExistsError, RequestError
 from thc_dask.grid import Extent, Grid, Vox, disjoint
+from thc_dask.origin import reopen
 from thc_dask.reader import Reader
 from thc_dask.schemes import Scheme, find_scheme
 from thc_dask.sources import open_reader
@@ -50,7 +51,8 @@ class Placed:
 
     @property
     def provenance(self) -> dict[str, Any]:
-        return self.source.provenance
+        pieces = [[list(e.start), list(e.stop), list(shift)] for e, shift in self.pieces]
+        return {**self.source.provenance, "pieces": pieces}
 
     def read_into(self, out: NDArray[Any], start: Vox) -> None:
         z, y, x = start
@@ -85,7 +87,7 @@ class Placed:
 class Added:
     """What a label set already holds, with more known voxels laid over it."""
 
-    have: ArrayReader
+    have: ArrayReader | Placed | Added
     more: Placed
 
     @property
@@ -98,7 +100,7 @@ class Added:
 
     @property
     def unit(self) -> Vox:
-        return self.have.chunk
+        return self.have.unit
 
     @property
     def provenance(self) -> dict[str, Any]:
@@ -269,6 +271,28 @@ def _settle(store: Store, name: str, staged: Staged, afresh: bool) -> None:
     if afresh:
         store.location.delete(f"labels/{name}")
     staged.settle(last=ROOT)
+
+
+def laid(labels: LabelSet) -> Placed | Added:
+    """Return a reader of a label set's own sources, opened again and laid as they were.
+
+    Raises
+    ------
+    RequestError
+        A source is gone, has changed, or was an array in memory.
+    """
+    grid, dtype = labels.store.grid, labels.array().dtype
+    found: Placed | Added | None = None
+    for entry in labels.thc["provenance"]:
+        source = reopen({k: v for k, v in entry.items() if k != "pieces"})
+        pieces = tuple(
+            (Extent(tuple(start), tuple(stop)), tuple(shift))
+            for start, stop, shift in entry["pieces"]
+        )
+        part = Placed(source, grid, dtype, labels.scheme, pieces, str(entry.get("location")))
+        found = part if found is None else Added(found, part)
+    assert found is not None
+    return found
 
 
 def _merge(store: Store, target: Target, receipts: Sequence[Receipt]) -> list[Receipt]:

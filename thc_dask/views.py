@@ -6,15 +6,17 @@ Each view is a reader over a reader, so nothing is copied before the writer asks
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from thc_dask.errors import RequestError
 from thc_dask.grid import AXES, Box, Extent, Grid, Vox
-from thc_dask.kernels.intensity import Window
 from thc_dask.reader import Reader
+
+if TYPE_CHECKING:
+    from thc_dask.kernels.intensity import Window
 
 
 @dataclass(frozen=True)

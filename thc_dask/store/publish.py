@@ -12,6 +12,8 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from typing import Any
 
+import google_crc32c
+
 from thc_dask import __version__
 from thc_dask.errors import ExistsError, WriteError
 from thc_dask.grid import AXES, Extent
@@ -23,6 +25,7 @@ from thc_dask.store.write import RECEIPTS, Receipt, Target
 
 PLAN = "thc/plan.json"
 ROOT = "zarr.json"
+ROOT_COPY = "thc/root.json"  # the same bytes, should the root be damaged
 
 
 def check_place(location: Location, overwrite: bool) -> None:
@@ -130,6 +133,56 @@ def _clear_receipts(target: Target) -> None:
     target.location.delete(f"{RECEIPTS}/{target.prefix}{target.name}")
 
 
+def _put_root(location: Location, data: bytes) -> None:
+    location.put(ROOT_COPY, data)
+    location.put(ROOT, data)
+
+
+def sealed(root: metadata.Node) -> bytes:
+    """Return the root's bytes with their own checksum among them."""
+    thc = root["attributes"]["thc"]
+    blank = root | {"attributes": root["attributes"] | {"thc": thc | {"crc32c": 0}}}
+    crc = int(google_crc32c.value(metadata.dumps(blank)))
+    blank["attributes"]["thc"]["crc32c"] = crc
+    return metadata.dumps(blank)
+
+
+def is_sealed(data: bytes) -> bool:
+    """Whether a root's bytes are those that ``sealed`` made."""
+    try:
+        root = json.loads(data)
+        return data == sealed(root)
+    except (ValueError, KeyError, TypeError):
+        return False
+
+
+def node_bytes(nodes: dict[str, metadata.Node], path: str) -> bytes:
+    """Return the metadata file of a node, as it lies in the store.
+
+    The group of a table names its own arrays too: over HTTP nobody can list them.
+    """
+    node = nodes[path]
+    if path.startswith("counts/") and path.count("/") == 2:
+        top = f"{path}/"
+        node = metadata.consolidate(
+            node, {k.removeprefix(top): n for k, n in nodes.items() if k.startswith(top)}
+        )
+    return metadata.dumps(node)
+
+
+def small_files(root: metadata.Node, levels: Sequence[Level]) -> dict[str, bytes]:
+    """Return every file below the root that follows from the root: metadata and coordinates."""
+    nodes = root["consolidated_metadata"]["metadata"]
+    found = {f"{path}/zarr.json": node_bytes(nodes, path) for path in nodes}
+    sets = [p for p in nodes if p.startswith("labels/") and p.count("/") == 1]
+    for prefix in ("", *(f"{path}/" for path in sets)):
+        for level in levels:
+            for axis, name in enumerate(AXES):
+                _, chunk = metadata.coordinate_array(level.grid, axis)
+                found[f"{prefix}{level.index}/{name}/c/0"] = chunk
+    return found
+
+
 def publish_image(
     target: Target, levels: Sequence[Level], receipts: Sequence[Receipt], record: dict[str, Any],
     window: tuple[float, float], limits: tuple[float, float],
@@ -150,7 +203,7 @@ def publish_image(
         "omero": metadata.omero(target.name, window, limits, levels[0].grid.shape[0] // 2),
     }
     root = metadata.group({"ome": ome, "thc": thc})
-    target.location.put(ROOT, metadata.dumps(metadata.consolidate(root, nodes)))
+    _put_root(target.location, sealed(metadata.consolidate(root, nodes)))
     target.location.delete(PLAN)
     _clear_receipts(target)
 
@@ -217,11 +270,11 @@ def _replace_nodes(
         have["labels"] = metadata.group({"ome": {"version": metadata.OME, "labels": names}})
     before = root["consolidated_metadata"]["metadata"]
     fresh = {path for path in have if have[path] != before.get(path)} - written
-    data = metadata.dumps(metadata.consolidate(root, have))
+    data = sealed(metadata.consolidate(root, have))
     try:
         for path in sorted(fresh, key=lambda p: -p.count("/")):
-            location.put(f"{path}/zarr.json", metadata.dumps(have[path]))
-        location.put(ROOT, data)
+            location.put(f"{path}/zarr.json", node_bytes(have, path))
+        _put_root(location, data)
     except BaseException:
         if location.get(ROOT) != data:
             _restore(location, fresh, before)
@@ -233,6 +286,6 @@ def _restore(location: Location, paths: Iterable[str], before: dict[str, metadat
     for path in paths:
         with suppress(WriteError):
             if path in before:
-                location.put(f"{path}/zarr.json", metadata.dumps(before[path]))
+                location.put(f"{path}/zarr.json", node_bytes(before, path))
             else:
                 location.delete(f"{path}/zarr.json")

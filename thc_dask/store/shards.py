@@ -168,6 +168,11 @@ class ArrayReader:
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_indexes": {}, "n_bytes_read": 0}
 
+    @property
+    def unit(self) -> Vox:
+        """What is decoded at a time: a chunk."""
+        return self.chunk
+
     def chunks(self, extent: Extent) -> list[Vox]:
         """Return the places of the chunks that ``extent`` touches, shard by shard."""
         if extent.n_vox == 0:

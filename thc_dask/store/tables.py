@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+import google_crc32c
 import numpy as np
 from numpy.typing import NDArray
 
@@ -15,9 +16,10 @@ from thc_dask import __version__
 from thc_dask.errors import writing
 from thc_dask.grid import Extent
 from thc_dask.schemes import Scheme
-from thc_dask.store import metadata
-from thc_dask.store.publish import add_nodes, remove_nodes
+from thc_dask.store.location import require
+from thc_dask.store.publish import add_nodes, digest, node_bytes, remove_nodes
 from thc_dask.store.read import Store
+from thc_dask.store.write import RECEIPTS
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -84,13 +86,17 @@ def keep(
     try:
         for name, dataset in _datasets(store, table, planes, places, chunks).items():
             _write(store, table, name, dataset)
+        files = store.location.keys(table.path)
         nodes = {
-            key.removesuffix("/zarr.json"): json.loads(store.location.get(key) or b"{}")
-            for key in store.location.keys(table.path)
+            key.removesuffix("/zarr.json"): json.loads(require(store.location, key))
+            for key in files
             if key.endswith("/zarr.json")
         }
-        for name in ("plane", "chunk"):
-            _consolidate(store, f"{table.path}/{name}", nodes)
+        # Written again in our own form, which verify can tell from the root.
+        data = [key for key in files if not key.endswith("/zarr.json")]
+        nodes[f"{table.path}/plane"]["attributes"]["files"] = _keep_receipts(store, table, data)
+        for path in sorted(nodes, key=lambda p: -p.count("/")):
+            store.location.put(f"{path}/zarr.json", node_bytes(nodes, path))
         add_nodes(store.location, store.root, nodes)
     except BaseException:
         if table.path not in Store(store.location).nodes:
@@ -134,12 +140,16 @@ def _write(store: Store, table: Table, name: str, dataset: xr.Dataset) -> None:
         )  # fmt: skip
 
 
-def _consolidate(store: Store, path: str, nodes: dict[str, metadata.Node]) -> None:
-    """Let a table's group name its own arrays: over HTTP nobody can list them."""
-    top = f"{path}/"
-    below = {key.removeprefix(top): node for key, node in nodes.items() if key.startswith(top)}
-    node = metadata.consolidate(nodes[path], below)
-    store.location.put(f"{path}/zarr.json", metadata.dumps(node))
+def _keep_receipts(store: Store, table: Table, keys: Sequence[str]) -> str:
+    """Write down the size and checksum of a table's files; return the digest of it all."""
+    receipts = []
+    for key in keys:
+        data = require(store.location, key)
+        crc = int(google_crc32c.value(data))
+        receipts.append({"key": key, "n_bytes": len(data), "crc32c": crc})
+    lines = "".join(f"{json.dumps(receipt)}\n" for receipt in receipts)
+    store.location.put(f"{RECEIPTS}/{table.path}.jsonl", lines.encode())
+    return digest(receipts)
 
 
 def stored_digests(store: Store, table: Table) -> dict[str, str] | None:

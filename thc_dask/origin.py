@@ -1,0 +1,68 @@
+"""From what a store says of its source back to a reader of that source."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from thc_dask import views
+from thc_dask.errors import RequestError
+from thc_dask.grid import parse_extent
+from thc_dask.reader import Reader
+from thc_dask.sources import open_reader
+
+
+def reopen(provenance: dict[str, Any], source: Any = None) -> Reader:
+    """Return a reader of the very voxels that ``provenance`` describes.
+
+    ``source`` is used instead of the recorded location: for a source that has moved, or that was
+    an array in memory.
+
+    Raises
+    ------
+    RequestError
+        The source cannot be opened again, or is no longer what it was.
+    """
+    reader = _open(provenance, source)
+    if reader.provenance != provenance:
+        now, then = reader.provenance, provenance
+        odd = next((k for k in {**then, **now} if now.get(k) != then.get(k)), "provenance")
+        # A source that has moved is the same source if all else is.
+        if source is None or odd != "location":
+            raise RequestError(
+                f"source {provenance.get('location', provenance['kind'])}: its {odd} was "
+                f"{then.get(odd)} and is {now.get(odd)} now; the store cannot be mended from it"
+            )
+    return reader
+
+
+def _open(provenance: dict[str, Any], source: Any) -> Reader:
+    kind = provenance["kind"]
+    if kind == "reordered":
+        inner = _open(provenance["source"], source)
+        return views.reorder(inner, provenance["order"], provenance["flip"])
+    if kind == "cropped":
+        inner = _open(provenance["source"], source)
+        return views.Cropped(inner, parse_extent(provenance["extent"]))
+    if source is not None:
+        return open_reader(source, (1.0, 1.0, 1.0))
+    if kind == "phantom":
+        from thc_dask.sources.phantom import Phantom
+
+        z, y, x = provenance["shape"]
+        spacing, channel = provenance["spacing_um"], provenance["channel"]
+        return Phantom((z, y, x), provenance["seed"], spacing, channel)
+    if "location" not in provenance:
+        raise RequestError(
+            f"source: it was {kind!r} in memory, which a store cannot open again; give it as source"
+        )
+    # Where voxels lie is the store's own knowledge; here only their values matter.
+    return open_reader(provenance["location"], (1.0, 1.0, 1.0))
+
+
+def eight_bit(reader: Reader, normalisation: dict[str, Any] | None) -> Reader:
+    """Return the reader through the window that a store says it was written with."""
+    if normalisation is None:
+        return reader
+    from thc_dask.kernels.intensity import Window
+
+    return views.EightBit(reader, Window(*normalisation["window"]))
