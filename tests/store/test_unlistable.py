@@ -27,7 +27,8 @@ class Unlistable(MemoryFileSystem):
 def url():
     """A counted volume that was written where it could be listed, and is read where not."""
     fsspec.register_implementation("unlistable", Unlistable, clobber=True)
-    volume = thc.convert(SHAPE, "memory://web/volume.ome.zarr", chunk=(16,) * 3, shard=(64,) * 3)
+    sizes = {"chunk": (16,) * 3, "shard": (64,) * 3}
+    volume = thc.convert(SHAPE, "memory://web/volume.ome.zarr", **sizes, overwrite=True)
     volume = thc.labels(f"{SHAPE}?channel=roi", volume, "roi", "prasad2020-roi")
     thc.count(volume)
     return "unlistable://web/volume.ome.zarr"
