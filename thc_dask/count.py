@@ -138,7 +138,8 @@ def _axis(store: Store, name: str) -> Axis:
         image = store.image()
         if image.dtype != np.uint8:
             raise RequestError(
-                f"{store.url} holds {image.dtype.name} voxels; intensities are counted in uint8"
+                f"{store.url} holds {image.dtype.name} voxels; intensities are counted in uint8: "
+                "convert the source again with --window auto, or LOW:HIGH"
             )
         return Axis(IMAGE, "intensity", image, N_INTENSITIES, None)
     labels = store.label_set(name)

@@ -46,13 +46,25 @@ class Panel:
 
 
 def choose_sets(store: Store, by: str | None, of: str | None) -> tuple[str | None, str | None]:
-    """Return the label sets to show: those named, else the first of regions and of structures."""
-    sets = store.label_sets
-    for name in (by, of):
-        if name is not None:
-            store.label_set(name)
-    regions = [n for n, s in sets.items() if s.scheme.kind == "region"]
-    structures = [n for n, s in sets.items() if s.scheme.kind == "structure"]
+    """Return the label sets to show: those named, else the first of regions and of structures.
+
+    To a set that was named none of its own kind is added.
+
+    Raises
+    ------
+    MissingError
+        There is no set of that name.
+    RequestError
+        Both are named, and are not regions and structures.
+    """
+    kinds = {name: labels.scheme.kind for name, labels in store.label_sets.items()}
+    named = [store.label_set(name).scheme.kind for name in (by, of) if name is not None]
+    if len(named) == 2 and named != ["region", "structure"]:
+        raise RequestError(
+            f"panels of {of!r} by {by!r}: give --by a set of regions and --of a set of structures"
+        )
+    regions = [n for n, kind in kinds.items() if kind == "region" and kind not in named]
+    structures = [n for n, kind in kinds.items() if kind == "structure" and kind not in named]
     # A set called roi is what the whole field calls it.
     regions.sort(key=lambda n: n != "roi")
     return by or next(iter(regions), None), of or next(iter(structures), None)

@@ -199,12 +199,12 @@ def compare(
     -------
     xarray.Dataset
         ``kl`` and ``js`` in nats with dims (region, other), ``n_vox`` (region). Code 0 is left
-        out. A region without known voxels has NaN; attribute ``empty`` names it.
+        out. A region without known voxels has NaN.
 
     Raises
     ------
     MissingError, RequestError
-        As ``histogram`` does; also where no region has known voxels.
+        As ``histogram`` does.
 
     Examples
     --------

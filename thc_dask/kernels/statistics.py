@@ -266,6 +266,8 @@ def bootstrap_fractions(
     table = _counts(counts, ("plane", "region", "structure"))
     if n_resamples < 1:
         raise RequestError(f"n_resamples {n_resamples}: give a whole number of at least 1")
+    if seed < 0:
+        raise RequestError(f"seed {seed}: give a whole number of at least 0")
     if not 0 < confidence < 1:
         raise RequestError(f"confidence {confidence}: give a number between 0 and 1, like 0.95")
     low = np.full(table.shape[1:], np.nan)
