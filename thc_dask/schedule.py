@@ -8,8 +8,9 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
+from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, wait
 from concurrent.futures import ThreadPoolExecutor as ThreadPool
+from functools import cache
 from itertools import islice
 from typing import Any, TypeVar
 
@@ -68,17 +69,25 @@ def run(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[R
     if name in ("synchronous", "sync", "single-threaded"):
         yield from map(function, items)
         return
-    pool: Executor
-    if name in ("processes", "multiprocessing"):
-        import multiprocessing
-        from concurrent.futures import ProcessPoolExecutor
+    if name not in ("processes", "multiprocessing"):
+        with ThreadPool(n_threads()) as pool:
+            yield from _on_pool(pool, function, items, n_threads() * IN_FLIGHT_PER_WORKER)
+        return
+    try:
+        yield from _on_pool(_processes(), function, items, n_threads() * IN_FLIGHT_PER_WORKER)
+    except (BrokenExecutor, KeyboardInterrupt):  # the interrupt ends the processes too
+        _processes.cache_clear()
+        raise
 
-        # A forked child would inherit locks that other threads hold.
-        pool = ProcessPoolExecutor(n_threads(), multiprocessing.get_context("spawn"))
-    else:
-        pool = ThreadPool(n_threads())
-    with pool:
-        yield from _on_pool(pool, function, items, n_threads() * IN_FLIGHT_PER_WORKER)
+
+@cache
+def _processes() -> Executor:
+    """Return worker processes that stay: to start them costs more than most waves."""
+    import multiprocessing
+    from concurrent.futures import ProcessPoolExecutor
+
+    # A forked child would inherit locks that other threads hold.
+    return ProcessPoolExecutor(n_threads(), multiprocessing.get_context("spawn"))
 
 
 def _on_pool(
@@ -95,6 +104,7 @@ def _on_pool(
     finally:
         for future in pending:
             future.cancel()
+        wait(pending)  # nobody writes on while the caller cleans up
 
 
 def _on_client(
