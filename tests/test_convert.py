@@ -1,0 +1,159 @@
+import json
+from fractions import Fraction
+
+import numpy as np
+import pytest
+import xarray as xr
+import zarr
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.assertions import mean_pyramid, new_store, read_files, read_voxels
+from tests.strategies import Watched, source, volumes
+from thc_dask import convert, open_volume
+from thc_dask.convert import write_store
+from thc_dask.errors import DataError, ExistsError, RequestError, UnfinishedError
+from thc_dask.grid import Grid
+
+RNG = np.random.default_rng(7)
+SMALL = {"spacing": "1um", "chunk": (8, 8, 8), "shard": (16, 16, 16), "levels": 3}
+
+
+def noise(*shape, dtype=np.uint8):
+    return RNG.integers(0, np.iinfo(dtype).max, shape, dtype, endpoint=True)
+
+
+def assert_lies_where_the_formula_says(opened, volume):
+    """Level k: scale p * 2**k, translation t + p * (2**k - 1) / 2, shape ceil(n / 2**k)."""
+    [multiscale] = opened.attrs["ome"]["multiscales"]
+    assert [axis["name"] for axis in multiscale["axes"]] == ["z", "y", "x"]
+    assert {(axis["type"], axis["unit"]) for axis in multiscale["axes"]} == {
+        ("space", "micrometer")
+    }
+    assert [d["path"] for d in multiscale["datasets"]] == [
+        f"{k}/image" for k in range(volume.n_levels)
+    ]
+    for k, dataset in enumerate(multiscale["datasets"]):
+        scale, translation = dataset["coordinateTransformations"]
+        for i, axis in enumerate("zyx"):
+            p, t = Fraction(volume.spacing_um[i]), Fraction(volume.origin_um[i])
+            step, first = p * 2**k, t + p * (2**k - 1) / 2
+            assert scale["scale"][i] == pytest.approx(float(step), abs=1e-9)
+            assert translation["translation"][i] == pytest.approx(float(first), abs=1e-9)
+            centres = opened[f"{k}/{axis}"]
+            assert centres.attrs["units"] == "micrometer"
+            assert centres.sizes == {axis: -(-volume.array.shape[i] // 2**k)}
+            expected = [float(first + step * j) for j in range(centres.size)]
+            np.testing.assert_allclose(centres.values, expected, rtol=0, atol=1e-9)
+
+
+@settings(max_examples=40)
+@given(volumes())
+def test_every_level_equals_the_naive_pyramid(volume):
+    opened = convert(volume.source, new_store(), **volume.options)
+    for k, expected in enumerate(mean_pyramid(volume.array, volume.n_levels)):
+        np.testing.assert_array_equal(opened[f"{k}/image"].values, expected, strict=True)
+    assert str(volume.n_levels) not in opened.children
+    assert_lies_where_the_formula_says(opened, volume)
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype", "chunk", "n_levels"),
+    [
+        ((1, 700, 1100), np.uint8, (1, 512, 512), 4),
+        ((66, 300, 270), np.uint8, (64, 64, 64), 2),
+        ((130, 65, 600), np.uint16, (64, 64, 64), 3),
+    ],
+)
+def test_default_chunks_hold_larger_volumes(shape, dtype, chunk, n_levels):
+    array, store = noise(*shape, dtype=dtype), new_store()
+    plan = write_store(source(array), store, spacing="1um")
+    assert (plan.chunk, plan.n_levels) == (chunk, n_levels)
+    for k, expected in enumerate(mean_pyramid(array, n_levels)):
+        np.testing.assert_array_equal(read_voxels(store, f"{k}/image"), expected, strict=True)
+
+
+@settings(max_examples=15)
+@given(volumes(), st.integers(1, 100_000))
+def test_memory_changes_the_blocks_and_not_the_bytes(volume, memory_bytes):
+    much, little = new_store(), new_store()
+    # A source with units makes the blocks as wide as memory allows.
+    array = volume.source.chunk(dict(zip("zyx", (8, 40, 50), strict=True)))
+    convert(array, much, **volume.options)
+    convert(array, little, **volume.options, memory_bytes=memory_bytes)
+    assert read_files(much) == read_files(little)
+
+
+def test_a_plan_is_what_happens(tmp_path):
+    array, store = noise(40, 30, 20), tmp_path / "v.ome.zarr"
+    planned = write_store(source(array), store, **SMALL, dry_run=True)
+    assert not store.exists()
+    seen = []
+    followed = write_store(
+        source(array), store, **SMALL, progress=lambda done, total: seen.append((done, total))
+    )
+    assert followed == planned
+    shards = [key for key in read_files(store) if "/image/c/" in key]
+    assert planned.n_shards == len(shards) == 12 + 12 + 1
+    assert planned.read_bytes == array.size
+    assert planned.write_bytes == 40 * 30 * 20 + 20 * 15 * 10 + 10 * 8 * 5
+    # Levels 0 and 1 are read as one wave, level 2 as the next.
+    assert seen[-1] == (array.size + 10 * 8 * 5,) * 2
+    assert [done for done, _ in seen] == sorted({done for done, _ in seen})
+
+
+@pytest.mark.parametrize("where", [(0, 0, 0), (20, 3, 17), (39, 29, 19)])
+@pytest.mark.parametrize("fresh", [True, False])
+def test_what_broke_off_never_opens(tmp_path, where, fresh):
+    array, store = noise(40, 30, 20), tmp_path / "v.ome.zarr"
+    if not fresh:
+        convert(source(array // 2), store, **SMALL)
+    with pytest.raises(DataError, match="the source is damaged"):
+        convert(Watched(source(array), where), store, **SMALL, overwrite=not fresh)
+    with pytest.raises(UnfinishedError, match=f"{store} is not finished"):
+        open_volume(store)
+    with pytest.raises(FileNotFoundError):
+        zarr.open_group(str(store), mode="r")
+    with pytest.raises(FileNotFoundError):
+        xr.open_datatree(str(store), engine="zarr")
+    assert not [key for key in read_files(store) if key.endswith(".partial")]
+    with pytest.raises(ExistsError, match="unfinished"):
+        convert(source(array), store, **SMALL)
+    opened = convert(source(array), store, **SMALL, overwrite=True)
+    np.testing.assert_array_equal(opened["0/image"], array)
+
+
+def test_overwriting_leaves_nothing_of_what_was(tmp_path):
+    once, twice = tmp_path / "once.ome.zarr", tmp_path / "twice.ome.zarr"
+    array = noise(20, 20, 20)
+    convert(source(noise(70, 50, 30, dtype=np.uint16)), twice, spacing="3um", chunk=(8, 8, 8))
+    with pytest.raises(ExistsError, match=r"twice\.ome\.zarr exists"):
+        convert(source(array), twice, **SMALL)
+    convert(source(array), twice, **SMALL, overwrite=True)
+    convert(source(array), once, **SMALL)
+    assert read_files(once) == read_files(twice)
+
+
+def test_a_folder_that_is_no_store_is_left_alone(tmp_path):
+    (tmp_path / "letters.txt").write_text("dear")
+    with pytest.raises(ExistsError, match="is not a store, so --overwrite leaves it alone"):
+        convert(source(noise(4, 4, 4)), tmp_path, spacing="1um", overwrite=True)
+    assert read_files(tmp_path) == {"letters.txt": b"dear"}
+
+
+@pytest.mark.parametrize("dtype", [bool, np.complex64])
+def test_other_types_are_refused_by_name(dtype):
+    with pytest.raises(RequestError, match=f"voxels are {np.dtype(dtype).name}; give whole or"):
+        convert(source(np.zeros((2, 2, 2), dtype)), new_store())
+
+
+def test_spacing_asked_for_beats_that_of_the_source():
+    store = new_store()
+    array = source(noise(4, 5, 6), (9.0, 9.0, 9.0), (1.0, 2.0, 3.0))
+    opened = convert(array, store, spacing="2um,1170nm,0.001mm")
+    record = json.loads(read_files(store)["zarr.json"])["attributes"]["thc"]["layout"]
+    assert record["spacing_um"] == [2, 1.17, 1]
+    np.testing.assert_array_equal(
+        opened["0/y"], Grid((4, 5, 6), (2, 1.17, 1), (1, 2, 3)).coordinates(1)
+    )
+    assert convert(array, new_store())["0/z"].values.tolist() == [1, 10, 19, 28]
