@@ -93,7 +93,7 @@ def make_levels(
     if not 1 <= n_levels <= 24:
         raise RequestError(f"levels {n_levels}: give 1 to 24")
     for axis, c, s in zip(AXES, chunk, shard, strict=True):
-        if c < 2 or c % 2 or s % c:
+        if c < 2 or c % 2 or s < c or s % c:
             raise RequestError(
                 f"chunk {chunk} and shard {shard}: along {axis} the chunk must be even and the "
                 f"shard a multiple of it; for chunk {c} use a shard of {c * SHARD_CHUNKS}"
