@@ -18,7 +18,7 @@ from thc_dask.reader import Reader, read
 from thc_dask.sources import open_reader
 from thc_dask.store.layout import Level, block_memory, default_chunk, default_shard, make_levels
 from thc_dask.store.location import locate
-from thc_dask.store.publish import begin, check_place, interrupted, publish_image
+from thc_dask.store.publish import begin, check_place, interrupted, publish_image, sweep
 from thc_dask.store.read import open_volume
 from thc_dask.store.shards import Codec
 from thc_dask.store.write import MeanOfVoxels, Progress, Receipt, Target, Wave, plan_waves
@@ -129,6 +129,8 @@ def write_store(
     with location.lock():
         if begun is None:
             begin(location, {**record, "plan": asdict(plan)}, overwrite)
+        else:
+            sweep(location)
         receipts = run_waves(_unfinished(tasks) if begun else tasks, progress)
         if normalisation is not None:
             record["normalisation"] = normalisation | _clipped(receipts, reader.grid.n_vox)

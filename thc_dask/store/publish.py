@@ -64,6 +64,13 @@ def begin(location: Location, plan: dict[str, Any], overwrite: bool) -> None:
     location.put(PLAN, metadata.dumps(plan))
 
 
+def sweep(location: Location) -> None:
+    """Remove files that a killed process had not finished; only the holder of the lock may."""
+    for key in location.keys(""):
+        if key.endswith(".partial"):
+            location.delete(key)
+
+
 def interrupted(location: Location) -> dict[str, Any] | None:
     """Return the plan of the conversion that began here, finished or not; None if none did.
 

@@ -1,0 +1,127 @@
+"""A conversion that ends early, however it ends, goes on where it was."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from thc_dask import convert, open_volume, verify
+from thc_dask.convert import write_store
+from thc_dask.errors import ExistsError, RequestError, UnfinishedError
+from thc_dask.sources import open_reader
+from thc_dask.store.location import locate
+
+SOURCE = "phantom:100,120,300?seed=2"
+SIZES = {"levels": 5, "chunk": (16, 16, 16), "shard": (64, 64, 64)}
+RUN = """
+import sys
+from thc_dask.convert import write_store
+write_store(sys.argv[1], sys.argv[2], levels=5, chunk=(16,) * 3, shard=(64,) * 3, resume=True,
+            progress=lambda done, total: print(done, flush=True))
+"""
+
+
+def files_of(store):
+    every = (Path(d, f) for d, _, fs in os.walk(store) for f in fs)
+    return {path.relative_to(store).as_posix(): path.read_bytes() for path in every}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    store = tmp_path_factory.mktemp("resume") / "v.ome.zarr"
+    write_store(SOURCE, store, **SIZES)
+    return files_of(store)
+
+
+class Failing:
+    """A reader that gives up after so many reads."""
+
+    def __init__(self, reader, n):
+        self._reader, self._left = reader, n
+
+    def __getattr__(self, name):
+        return getattr(self._reader, name)
+
+    def read_into(self, out, start):
+        self._left -= 1
+        if self._left < 0:
+            raise OSError("the source went away")
+        return self._reader.read_into(out, start)
+
+
+@pytest.mark.parametrize("n", [0, 1, 3, 5, 8, 11, 14])
+def test_what_failed_goes_on_and_ends_in_the_same_bytes(tmp_path, undisturbed, n):
+    store, reader = tmp_path / "v.ome.zarr", open_reader(SOURCE)
+    with pytest.raises(OSError, match="went away"):
+        write_store(Failing(reader, n), store, **SIZES)
+    with pytest.raises(UnfinishedError, match="--resume"):
+        open_volume(store)
+    finished = {k: v for k, v in files_of(store).items() if "/image/c/" in k}
+    times = {k: (store / k).stat().st_mtime_ns for k in finished}
+    receipts = "".join(v.decode() for k, v in files_of(store).items() if "thc/receipts" in k)
+    write_store(reader, store, resume=True, **SIZES)
+    assert files_of(store) == undisturbed
+    for key in finished:
+        if key in receipts:  # only what has a receipt is known to be whole
+            assert (store / key).stat().st_mtime_ns == times[key]
+
+
+@pytest.mark.parametrize("after", range(4))
+def test_killed_processes_leave_what_can_be_resumed(tmp_path, undisturbed, after):
+    store = tmp_path / "v.ome.zarr"
+    command = [sys.executable, "-c", RUN, SOURCE, str(store)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        for _ in range(after):
+            process.stdout.readline()
+        process.kill()
+    if process.returncode == -signal.SIGKILL:
+        with pytest.raises((UnfinishedError, FileNotFoundError)):
+            open_volume(store)
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    assert files_of(store) == undisturbed
+    assert verify(store)["whole"]
+
+
+def test_a_finished_store_has_nothing_to_resume(tmp_path, undisturbed):
+    store = tmp_path / "v.ome.zarr"
+    write_store(SOURCE, store, resume=True, **SIZES)
+    times = {k: (store / k).stat().st_mtime_ns for k in undisturbed}
+    write_store(SOURCE, store, resume=True, **SIZES)
+    assert {k: (store / k).stat().st_mtime_ns for k in undisturbed} == times
+
+
+@pytest.mark.parametrize(
+    ("source", "options", "what"),
+    [
+        ("phantom:100,120,300?seed=3", {}, "seed was 2 .* is 3 now"),
+        (SOURCE, {"levels": 4}, "levels was 5 .* is 4 now"),
+        (SOURCE, {"codec": "zstd:3"}, "codec was zstd .* is zstd:3 now"),
+    ],
+)
+@pytest.mark.parametrize("finished", [True, False])
+def test_another_source_or_option_is_noticed(tmp_path, source, options, what, finished):
+    store = tmp_path / "v.ome.zarr"
+    if finished:
+        write_store(SOURCE, store, **SIZES)
+    else:
+        with pytest.raises(OSError, match="went away"):
+            write_store(Failing(open_reader(SOURCE), 3), store, **SIZES)
+    before = files_of(store)
+    with pytest.raises(RequestError, match=what):
+        write_store(source, store, resume=True, **(SIZES | options))
+    assert files_of(store) == before
+
+
+def test_the_second_of_two_writers_is_refused(tmp_path):
+    store = tmp_path / "v.ome.zarr"
+    with (
+        locate(store).lock(),
+        pytest.raises(ExistsError, match="being written by another process"),
+    ):
+        convert(SOURCE, store, **SIZES)
+    convert(SOURCE, store, **SIZES)
+    np.testing.assert_array_equal(np.asarray(open_volume(store)["0/image"].shape), (100, 120, 300))
