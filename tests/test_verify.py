@@ -107,7 +107,7 @@ def test_the_finest_level_needs_its_source(tmp_path):
     broken.unlink()
     with pytest.raises(RequestError, match="was 'array' in memory"):
         verify(store, repair=True)
-    with pytest.raises(RequestError, match="its .* was"):
+    with pytest.raises(RequestError, match=r"its .* was"):
         verify(store, repair=True, source="phantom:40,50,60?seed=7")
     assert verify(store, repair=True, source=array)["whole"]
     assert broken.read_bytes() == data

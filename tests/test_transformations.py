@@ -1,0 +1,120 @@
+"""A source seen otherwise comes out as numpy would have it, and the store says how."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.assertions import new_store
+from tests.strategies import source
+from thc_dask import Box, convert
+from thc_dask.errors import RequestError
+from thc_dask.store.read import Store
+
+SMALL = {"chunk": (8, 8, 8), "shard": (16, 16, 16), "levels": 2}
+
+
+def noise(*shape, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, shape, np.uint8)
+
+
+@settings(max_examples=25)
+@given(
+    st.permutations("zyx"),
+    st.sets(st.sampled_from("zyx")),
+    st.tuples(*[st.integers(1, 40)] * 3),
+    st.sampled_from([2**20, 2**30]),
+)
+def test_order_and_flip(order, flip, shape, memory_bytes):
+    array = noise(*shape)
+    expected = array.transpose([order.index(axis) for axis in "zyx"])
+    expected = np.flip(expected, [i for i, axis in enumerate("zyx") if axis in flip])
+    volume = convert(
+        source(array), new_store(), order="".join(order), flip="".join(flip),
+        spacing="1um,2um,3um", memory_bytes=memory_bytes, **SMALL,
+    )  # fmt: skip
+    np.testing.assert_array_equal(volume["0/image"], expected)
+    for axis, um in zip("zyx", (1, 2, 3), strict=True):
+        np.testing.assert_array_equal(
+            volume["0"][axis], um * np.arange(expected.shape["zyx".index(axis)])
+        )
+
+
+@settings(max_examples=25)
+@given(st.data(), st.tuples(*[st.integers(1, 30)] * 3))
+def test_crop(data, shape):
+    array = noise(*shape)
+    ends = [sorted(data.draw(st.sets(st.integers(0, n), min_size=2, max_size=2))) for n in shape]
+    box = Box(tuple(a for a, _ in ends), tuple(b for _, b in ends))
+    volume = convert(source(array), new_store(), crop=box, spacing="1um", **SMALL)
+    np.testing.assert_array_equal(volume["0/image"], array[tuple(slice(*e) for e in ends)])
+    for axis, (a, b) in zip("zyx", ends, strict=True):
+        np.testing.assert_array_equal(volume["0"][axis], np.arange(a, b))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.int16, np.uint16])
+def test_a_given_window_is_kept_with_what_it_clipped(dtype):
+    array = np.random.default_rng(1).normal(100, 40, (30, 20, 10)).astype(dtype)
+    if dtype == np.float32:
+        array[0, 0, :3] = np.nan, np.inf, -np.inf
+    store = new_store()
+    volume = convert(source(array), store, window="50:150", **SMALL)
+    value = array.astype(np.float32 if array.dtype.kind != "u" else array.dtype).astype(np.float64)
+    expected = np.rint((np.clip(np.nan_to_num(value, nan=0), 50, 150) - 50) * 2.55)
+    np.testing.assert_array_equal(volume["0/image"], expected.astype(np.uint8))
+    kept = Store(store).thc["normalisation"]
+    assert kept["window"] == [50, 150]
+    assert kept["chosen"] == "given"
+    assert kept["source_dtype"] == np.dtype(dtype).name
+    assert kept["n_below"] == (value < 50).sum()
+    assert kept["n_above"] == (value > 150).sum()
+    assert kept["n_nan"] == np.isnan(value).sum()
+    # The inverse gives every voxel inside back, to half a step.
+    low, high = kept["window"]
+    back = low + volume["0/image"].values * (high - low) / 255
+    inside = (value >= low) & (value <= high)
+    assert np.abs(back - value)[inside].max() <= (high - low) / 255 / 2 + 1e-9
+
+
+def test_percentiles_are_of_all_voxels(tmp_path, executor):
+    array = np.random.default_rng(2).normal(0, 1, (40, 30, 50)).astype(np.float32)
+    store = tmp_path / "v.ome.zarr"
+    convert(source(array, chunks=(16, 16, 16)), store, window="p1:p99", **SMALL)
+    kept = Store(store).thc["normalisation"]
+    assert kept["chosen"] == "percentiles 1 and 99 of all finite voxels"
+    assert kept["n_below"] == (array < kept["window"][0]).sum() <= array.size * 0.01
+    assert kept["n_above"] == (array > kept["window"][1]).sum() <= array.size * 0.01
+    # The ends lie within one bin, 1/2048 of the value, of numpy's percentiles.
+    np.testing.assert_allclose(kept["window"], np.percentile(array, [1, 99]), rtol=2e-3)
+
+
+def test_real_numbers_become_eight_bit_unasked_and_sixteen_bit_stays():
+    array = np.random.default_rng(3).normal(0, 1, (20, 20, 20))
+    store = new_store()
+    assert convert(source(array), store, **SMALL)["0/image"].dtype == np.uint8
+    assert Store(store).thc["normalisation"]["chosen"].startswith("percentiles 0.1 and 99.9")
+    sixteen = (array * 1000 + 30000).astype(np.uint16)
+    kept = convert(source(sixteen), new_store(), **SMALL)
+    np.testing.assert_array_equal(kept["0/image"], sixteen)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"order": "xyy"}, "order 'xyy': name the source's axes"),
+        ({"flip": "t"}, "flip 't': name axes"),
+        ({"window": "1:2:3"}, "window '1:2:3': give LOW:HIGH"),
+        ({"window": "5:5"}, "the first end must be below"),
+        ({"window": "p5:p101"}, "the first end must be below"),
+        ({"crop": Box((50, 0, 0), (60, 9, 9))}, "holds no voxel centre"),
+    ],
+)
+def test_wrong_wishes(options, message):
+    array = np.random.default_rng(4).normal(0, 1, (9, 9, 9))
+    with pytest.raises(RequestError, match=message):
+        convert(source(array), new_store(), **options, **SMALL)
+
+
+def test_eight_bit_needs_no_window():
+    with pytest.raises(RequestError, match="8 bit already"):
+        convert(source(noise(4, 4, 4)), new_store(), window="auto", **SMALL)
