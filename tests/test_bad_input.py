@@ -139,7 +139,7 @@ def test_empty_folder(refuses, tmp_path):
     (tmp_path / "empty").mkdir()
     line = refuses(2, tmp_path / "empty")
     assert line.endswith(
-        f"no files .tif, .tiff, .png in {tmp_path}/empty; give the folder with them"
+        f"no files .tif, .tiff, .png, .jp2, .j2k in {tmp_path}/empty; give the folder with them"
     )
 
 

@@ -497,9 +497,9 @@ def test_missing_folder(tmp_path):
 
 def test_empty_folder(tmp_path):
     (tmp_path / "notes.csv").write_text("a,b")
-    refused(MissingError, r"no files \.tif, \.tiff, \.png in", tmp_path)
-    refused(MissingError, r"no files \.tif, \.tiff, \.png in", tmp_path / "*.tif")
-    refused(MissingError, r"no files \.tif, \.tiff, \.png in", [])
+    refused(MissingError, r"no files \.tif, \.tiff, \.png, \.jp2, \.j2k in", tmp_path)
+    refused(MissingError, r"no files \.tif, \.tiff, \.png, \.jp2, \.j2k in", tmp_path / "*.tif")
+    refused(MissingError, r"no files \.tif, \.tiff, \.png, \.jp2, \.j2k in", [])
 
 
 def test_unknown_suffix(tmp_path):
@@ -510,7 +510,7 @@ def test_unknown_suffix(tmp_path):
 def test_mixed_kinds(tmp_path):
     tifffile.imwrite(tmp_path / "a.tif", volume((1, 4, 5))[0])
     (tmp_path / "b.png").write_bytes(imagecodecs.png_encode(volume((1, 4, 5))[0]))
-    refused(RequestError, r"PNG and TIFF are mixed: .*b\.png and .*a\.tif", tmp_path)
+    refused(RequestError, r"several kinds are mixed: .*b\.png and .*a\.tif", tmp_path)
 
 
 def test_other_shape(tmp_path):

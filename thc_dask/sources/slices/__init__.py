@@ -1,4 +1,4 @@
-"""TIFF and PNG: one file, a folder of slices, or stacks that follow one another, as a reader.
+"""TIFF, PNG and JPEG 2000: a file, a folder of slices, or stacks in a row, as a reader.
 
 Uncompressed pages are read straight into the caller's memory; of compressed ones only the
 strips or tiles that a block touches are decoded. Headers are read once, at opening.
@@ -7,20 +7,19 @@ strips or tiles that a block touches are decoded. Headers are read once, at open
 from __future__ import annotations
 
 import itertools
-import json
 import logging
 import os
 from dataclasses import dataclass, field
-from hashlib import blake2b
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from thc_dask.errors import RequestError
+from thc_dask.files import File, check_request, fingerprint, opened, read_rows
 from thc_dask.grid import Grid, Um, Vox
-from thc_dask.sources.slices.decode import read_plain, read_segments
-from thc_dask.sources.slices.files import File, Location, find, opened, warm
+from thc_dask.sources.slices.decode import read_segments
+from thc_dask.sources.slices.files import Location, find, warm
 from thc_dask.sources.slices.headers import Described, Layout, describe, page_name
 from thc_dask.sources.slices.spacing import spacing_of
 
@@ -29,14 +28,14 @@ __all__ = ["SliceStack", "open_slices"]
 
 @dataclass(frozen=True, eq=False)
 class SliceStack:
-    """Planes of TIFF or PNG files as a ``Reader``: see ``open_slices``."""
+    """Planes of TIFF, PNG or JPEG 2000 files as a ``Reader``: see ``open_slices``."""
 
     grid: Grid
     """Shape in voxels, spacing and origin in micrometers (z, y, x)."""
     dtype: np.dtype[Any]
     """Type of a voxel, in native byte order."""
     unit: Vox
-    """What is decoded at once: a strip, a tile, a PNG; (1, 1, 1) where pixels lie plain."""
+    """What is decoded at once: a strip, a tile, an image; (1, 1, 1) where pixels lie plain."""
     provenance: dict[str, Any]
     """kind, location, files, shape, dtype, bytes on disk and a fingerprint of the files."""
     files: tuple[File, ...] = field(repr=False)
@@ -58,16 +57,7 @@ class SliceStack:
         DataError
             A file is gone, was changed since it was opened, or is damaged.
         """
-        whole = self.grid.shape
-        if (
-            (out.dtype, out.ndim) != (self.dtype, 3)
-            or min(start) < 0
-            or any(a + n > m for a, n, m in zip(start, out.shape, whole, strict=True))
-        ):
-            raise RequestError(
-                f"slices: cannot give {out.shape} {out.dtype} voxels from {start} on; there are "
-                f"{whole} {self.dtype}"
-            )
+        check_request("slices", out, start, self.grid.shape, self.dtype)
         z0, y0, x0 = start
         planes = enumerate(self.planes[z0 : z0 + len(out)].tolist() if out.size else [])
         for number, group in itertools.groupby(planes, lambda item: int(item[1][0])):
@@ -82,7 +72,7 @@ class SliceStack:
         _, n_y, n_x = self.grid.shape
         if layout.segment is None:
             offset = int(self.segments[first, 0]) + y0 * n_x * out.itemsize
-            read_plain(fd, path, out, offset, layout.stored, x0, n_x)
+            read_rows(fd, path, out, offset, layout.stored, x0, n_x)
         else:
             down, across = (-(-n // m) for n, m in zip((n_y, n_x), layout.segment, strict=True))
             table = self.segments[first : first + down * across].reshape(down, across, 2)
@@ -92,20 +82,20 @@ class SliceStack:
 def open_slices(
     location: Location, spacing_um: Um | None = None, origin_um: Um = (0.0, 0.0, 0.0)
 ) -> SliceStack:
-    """Return the planes of a TIFF or PNG file, folder, pattern or list, axes ``z, y, x``.
+    """Return the planes of TIFF, PNG or JPEG 2000 files as a reader, axes ``z, y, x``.
 
     A folder or a pattern (``stack_*.tif``) is taken in natural order (z2 before z10), a list in
     its own. Every page of every file is a plane, but for reduced pages (pyramids, thumbnails).
 
-    Values are those stored: bits and packed integers of TIFF and PNG unfold into whole bytes
-    without stretching (1 bit gives uint8 0 and 1), white-is-zero pages are not inverted, and a
-    palette of greys gives its grey levels. Colour, colour palettes and alpha are refused.
+    Values are those stored: bits and packed integers unfold into whole bytes without stretching
+    (1 bit gives uint8 0 and 1), white-is-zero pages are not inverted, and a palette of greys
+    gives its grey levels. Colour, colour palettes and alpha are refused.
 
     Parameters
     ----------
     location
-        File, folder, pattern, or files; ``.tif .tiff .png`` in any case, not mixed. Other and
-        hidden files of a folder are ignored.
+        File, folder, pattern, or files; ``.tif .tiff .png .jp2 .j2k`` in any case, kinds not
+        mixed. Other and hidden files of a folder are ignored.
     spacing_um
         Distance of voxel centres (z, y, x) in micrometers. None takes what ImageJ or OME metadata
         of the first file give for all three axes; the plain resolution of a TIFF or PNG (dpi) is
@@ -203,5 +193,5 @@ def _provenance(
         "shape": list(grid.shape),
         "dtype": dtype.name,
         "total_bytes": sum(f.size for f in files),
-        "fingerprint": blake2b(json.dumps(rows).encode(), digest_size=16).hexdigest(),
+        "fingerprint": fingerprint(rows),
     }

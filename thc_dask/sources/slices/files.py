@@ -1,33 +1,24 @@
-"""The files of a stack: which ones, in which order, and still the same when they are read."""
+"""The files of a stack: which ones, and in which order."""
 
 from __future__ import annotations
 
 import glob
 import os
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
 
 from thc_dask.errors import DataError, MissingError, RequestError
 
-KINDS = {".tif": "tiff", ".tiff": "tiff", ".png": "png"}
+KINDS = {
+    ".tif": "tiff", ".tiff": "tiff", ".png": "png", ".jp2": "jpeg2000", ".j2k": "jpeg2000"
+}  # fmt: skip
 
 Location = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 
 # Threads hide the latency of a network or a spinning disk; parsing itself gains nothing by them.
 HEADER_THREADS = 8
-
-
-class File(NamedTuple):
-    """A file as it was when the stack was opened."""
-
-    path: str
-    size: int
-    """Bytes."""
-    mtime_ns: int
-    """Time of its last change."""
 
 
 def find(location: Location) -> tuple[str, list[Path]]:
@@ -44,9 +35,10 @@ def find(location: Location) -> tuple[str, list[Path]]:
         odd = firsts[None]
         raise RequestError(f"slices: {odd} has suffix {odd.suffix!r}; allowed: {allowed}")
     if len(firsts) > 1:
+        one, other = (str(firsts[kind]) for kind in sorted(map(str, firsts))[:2])
         raise RequestError(
-            f"slices: PNG and TIFF are mixed: {firsts['png']} and {firsts['tiff']}; "
-            "give a pattern such as '*.tif'"
+            f"slices: files of several kinds are mixed: {one} and {other}; give a pattern such as "
+            "'*.tif'"
         )
     return str(*firsts), paths
 
@@ -93,23 +85,3 @@ def warm(paths: list[Path]) -> None:
 
         with ThreadPoolExecutor(HEADER_THREADS) as pool:
             list(pool.map(warm, (paths[i::HEADER_THREADS] for i in range(HEADER_THREADS))))
-
-
-@contextmanager
-def opened(file: File) -> Iterator[int]:
-    """Open a file to read, after a look whether it is still the same; yield its descriptor."""
-    try:
-        fd = os.open(file.path, os.O_RDONLY)
-    except OSError as error:
-        raise DataError(
-            f"slices: {file.path} was there at opening, now: {error.strerror}"
-        ) from error
-    try:
-        stat = os.fstat(fd)
-        if (stat.st_size, stat.st_mtime_ns) != file[1:]:
-            raise DataError(f"slices: {file.path} has changed since it was opened; open it again")
-        yield fd
-    except OSError as error:
-        raise DataError(f"slices: cannot read {file.path}: {error.strerror}") from error
-    finally:
-        os.close(fd)

@@ -1,9 +1,8 @@
-"""What the headers of TIFF and PNG files say: shape, type and place of every page."""
+"""What the headers of files say: shape, type and place of every page."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,12 +10,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from thc_dask.errors import DataError, MissingError, RequestError, ThcError
-from thc_dask.sources.slices.files import File
+from thc_dask.errors import DataError, RequestError, ThcError
+from thc_dask.files import File, look_at
+from thc_dask.sources.slices.images import read_header
 from thc_dask.sources.slices.spacing import ome_pixels
-
-# Bytes of width, height, bit depth and colour type.
-PNG_FIELDS = ((16, 20), (20, 24), (24, 25), (25, 26))
 
 
 @dataclass(frozen=True)
@@ -34,7 +31,9 @@ class Layout:
     signature: tuple[Any, ...] = ()
     """Pages with equal signatures are decoded alike."""
     sample: tuple[File, int] | None = field(default=None, compare=False)
-    """TIFF file and page whose tags say how to decode; None for PNG."""
+    """TIFF file and page whose tags say how to decode them."""
+    image: str = ""
+    """``png`` or ``jpeg2000`` where the whole file is one image to decode."""
 
 
 class Page(NamedTuple):
@@ -52,14 +51,9 @@ Described = tuple[File, list[Page]]
 
 def describe(path: Path, kind: str) -> Described:
     """Return a file and its pages, from its headers alone."""
+    file = look_at(path, "slices")
     try:
-        stat = path.stat()
-        file = File(str(path), stat.st_size, stat.st_mtime_ns)
-        if not file.size:
-            raise DataError(f"slices: {path} is empty (0 bytes); copy it again")
-        return file, _describe_png(file) if kind == "png" else _describe_tiff(file)
-    except FileNotFoundError as error:
-        raise MissingError(f"slices: no such file: {path}; check the path") from error
+        return file, _describe_tiff(file) if kind == "tiff" else _describe_image(file, kind)
     except OSError as error:
         raise DataError(f"slices: cannot read {path}: {error.strerror or error}") from error
 
@@ -191,28 +185,7 @@ def _unfold(file: File, page: Page, n: int) -> list[Page]:
     return [page._replace(segments=table) for table in tables]
 
 
-def _describe_png(file: File) -> list[Page]:
-    with open(file.path, "rb") as handle:
-        head = handle.read(33)
-        if len(head) < 33 or head[:8] != b"\x89PNG\r\n\x1a\n" or head[12:16] != b"IHDR":
-            raise DataError(
-                f"slices: {file.path} is not a PNG, or its header is cut; copy it again"
-            )
-        x, y, depth, color = (int.from_bytes(head[a:b], "big") for a, b in PNG_FIELDS)
-        if color not in (0, 3) or (color == 3 and not _is_grey(handle.read)):
-            kind = {2: "RGB", 3: "colour palette", 4: "grey and alpha", 6: "RGBA"}.get(color)
-            raise RequestError(
-                f"slices: {file.path} is a colour or multi-channel image ({kind}); convert it to "
-                "grey first"
-            )
-    dtype = np.dtype(np.uint16 if depth == 16 else np.uint8)
-    return [Page((y, x), dtype, Layout(dtype, (y, x)), np.array([[0, file.size]], np.int64))]
-
-
-def _is_grey(read: Callable[[int], bytes]) -> bool:
-    """Whether the palette that follows the header of a PNG holds greys only."""
-    while len(head := read(8)) == 8:
-        data = read(int.from_bytes(head[:4], "big") + 4)[:-4]
-        if head[4:] == b"PLTE":
-            return data[::3] == data[1::3] == data[2::3]
-    return False
+def _describe_image(file: File, kind: str) -> list[Page]:
+    shape, dtype = read_header(file, kind)
+    layout = Layout(dtype, shape, image=kind)
+    return [Page(shape, dtype, layout, np.array([[0, file.size]], np.int64))]

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from thc_dask.errors import RequestError
-from thc_dask.grid import MICRONS, Um
+from thc_dask.grid import Um
+from thc_dask.units import micrometers
 
 
 def spacing_of(path: Path, kind: str) -> Um:
@@ -29,8 +30,7 @@ def spacing_of(path: Path, kind: str) -> Um:
 
 def _length_um(value: float, unit: str) -> float:
     """Return micrometers; 0 where the unit is not one of length, such as ``pixel``."""
-    unit = unit.replace("\\u00B5", "µ").removesuffix("s")
-    return value / 1000 if unit == "nm" else value * MICRONS.get(unit, 0)
+    return micrometers(value, unit.replace("\\u00B5", "µ")) or 0.0
 
 
 def ome_pixels(page: Any) -> list[dict[str, str]]:
