@@ -34,7 +34,7 @@ def cluster():
 
     with (
         LocalCluster(
-            processes=True, n_workers=2, threads_per_worker=1, dashboard_address=None
+            processes=True, n_workers=2, threads_per_worker=1, dashboard_address="127.0.0.1:0"
         ) as started,
         Client(started, set_as_default=False) as client,
     ):
