@@ -13,7 +13,7 @@ import numpy as np
 
 from thc_dask import __version__, schedule
 from thc_dask.errors import RequestError
-from thc_dask.grid import AXES, Box, Extent, Grid, Um, Vox, parse_spacing
+from thc_dask.grid import Box, Extent, Grid, Um, Vox, parse_spacing
 from thc_dask.reader import Reader, read
 from thc_dask.sources import open_reader
 from thc_dask.store.layout import Level, block_memory, default_chunk, default_shard, make_levels
@@ -144,18 +144,12 @@ def _seen(
 ) -> Reader:
     """Return the source with its axes as z, y, x, and only the part that is wanted."""
     spacing_um = None if spacing is None else parse_spacing(spacing)
-    named = order or "zyx"
-    if spacing_um is not None and sorted(named) == sorted(AXES):
-        z, y, x = (spacing_um[AXES.index(axis)] for axis in named)
-        reader = open_reader(source, (z, y, x))
-    else:
-        reader = open_reader(source, spacing_um)
-    order = order or getattr(reader, "axes", None) or "zyx"
-    if order == "zyx" and not flip and crop is None:
+    reader = open_reader(source, spacing_um, order)
+    if not flip and crop is None:
         return reader
     from thc_dask import views
 
-    return views.crop(views.reorder(reader, order, flip), crop)
+    return views.crop(views.reorder(reader, flip=flip), crop)
 
 
 def _window_asked(reader: Reader, window: str | None) -> str | None:

@@ -44,7 +44,7 @@ def _open(provenance: dict[str, Any], source: Any) -> Reader:
         inner = _open(provenance["source"], source)
         return views.Cropped(inner, parse_extent(provenance["extent"]))
     if source is not None:
-        return open_reader(source, (1.0, 1.0, 1.0))
+        return open_reader(source, (1.0, 1.0, 1.0), "zyx")
     if kind == "phantom":
         from thc_dask.sources.phantom import Phantom
 
@@ -56,7 +56,7 @@ def _open(provenance: dict[str, Any], source: Any) -> Reader:
             f"source: it was {kind!r} in memory, which a store cannot open again; give it as source"
         )
     # Where voxels lie is the store's own knowledge; here only their values matter.
-    return open_reader(provenance["location"], (1.0, 1.0, 1.0))
+    return open_reader(provenance["location"], (1.0, 1.0, 1.0), "zyx")
 
 
 def eight_bit(reader: Reader, normalisation: dict[str, Any] | None) -> Reader:

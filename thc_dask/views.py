@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from thc_dask.errors import RequestError
-from thc_dask.grid import AXES, Box, Extent, Grid, Vox
+from thc_dask.grid import AXES, Box, Extent, Grid, Um, Vox
 from thc_dask.reader import Reader
 
 if TYPE_CHECKING:
@@ -66,6 +66,33 @@ class Reordered:
         found = self.source.read_into(part, (a, b, c))
         target[...] = part.transpose(self.axes)
         return found
+
+
+@dataclass(frozen=True)
+class Respaced:
+    """The same voxels at other distances."""
+
+    source: Reader
+    spacing_um: Um
+
+    @property
+    def grid(self) -> Grid:
+        return Grid(self.source.grid.shape, self.spacing_um, self.source.grid.origin_um)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return self.source.dtype
+
+    @property
+    def unit(self) -> Vox:
+        return self.source.unit
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        return self.source.provenance
+
+    def read_into(self, out: NDArray[Any], start: Vox) -> Any:
+        return self.source.read_into(out, start)
 
 
 @dataclass(frozen=True)
@@ -156,6 +183,11 @@ def reorder(reader: Reader, order: str = "zyx", flip: str = "") -> Reader:
     z, y, x = (order.index(axis) for axis in AXES)
     z_back, y_back, x_back = (axis in flip for axis in AXES)
     return Reordered(reader, (z, y, x), (z_back, y_back, x_back))
+
+
+def respace(reader: Reader, spacing_um: Um) -> Reader:
+    """Return the reader with its voxels ``spacing_um`` (z, y, x) apart."""
+    return reader if reader.grid.spacing_um == spacing_um else Respaced(reader, spacing_um)
 
 
 def crop(reader: Reader, box: Box | None) -> Reader:

@@ -10,29 +10,42 @@ from typing import TYPE_CHECKING, Any
 from thc_dask.errors import MissingError, RequestError
 from thc_dask.grid import Um
 from thc_dask.reader import Reader, as_dataarray
+from thc_dask.views import reorder, respace
 
 if TYPE_CHECKING:
     import xarray as xr
 
-KINDS = "a TIFF or PNG file, a folder of slices or stacks, phantom:z,y,x, or an xarray.DataArray"
+KINDS = (
+    "a TIFF, PNG or JPEG 2000 file or a folder of them, .npy, HDF5 (file.h5:/dataset), "
+    "phantom:z,y,x, or an xarray.DataArray"
+)
 
 
-def open_reader(source: Any, spacing_um: Um | None = None) -> Reader:
-    """Return a reader of whatever ``source`` names.
+def open_reader(source: Any, spacing_um: Um | None = None, order: str | None = None) -> Reader:
+    """Return a reader of whatever ``source`` names, its axes as z, y, x.
 
     Parameters
     ----------
     source
-        Path of a TIFF or PNG file or of a folder of them, ``phantom:z,y,x``, an
-        ``xarray.DataArray`` with dims (z, y, x), or something that already is a reader.
+        A path, an address, an ``xarray.DataArray`` with dims (z, y, x), or something that already
+        is a reader.
     spacing_um
         Distance of voxel centres (z, y, x) in micrometers; None takes what the source says.
+    order
+        The source's axes as they stand, ``"xyz"`` for (x, y, z); None takes what the source says.
 
     Raises
     ------
     RequestError, DataError
         There is no such source, it is of no known kind, or its files disagree.
     """
+    reader = _as_stored(source, spacing_um)
+    reader = reorder(reader, order or str(getattr(reader, "axes", "zyx")))
+    # Whatever the axes were called in the source, what was asked for holds for the result.
+    return reader if spacing_um is None else respace(reader, spacing_um)
+
+
+def _as_stored(source: Any, spacing_um: Um | None) -> Reader:
     if hasattr(source, "read_into"):
         return source  # type: ignore[no-any-return]
     if hasattr(source, "dims"):
@@ -43,22 +56,42 @@ def open_reader(source: Any, spacing_um: Um | None = None) -> Reader:
     if not text:
         raise RequestError(f"source: the name is empty; give {KINDS}")
     if text.startswith("phantom:"):
-        from thc_dask.sources.phantom import open_phantom
+        return _phantom(text, spacing_um)
+    return _named(text, spacing_um)
 
-        phantom = open_phantom(text)
-        if spacing_um is None:
-            return phantom
-        if len(set(spacing_um)) > 1:
-            raise RequestError(f"source {text}: a phantom's voxels are cubes; give one --spacing")
-        return replace(phantom, spacing_um=spacing_um[0])
+
+def _named(text: str, spacing_um: Um | None) -> Reader:
+    """Return a reader of a path or an address, by what it looks like."""
+    from thc_dask.sources import hdf5
+
+    reader: Reader
     if "://" in text:
         raise RequestError(f"source {text}: this kind of address is not known; give {KINDS}")
+    if hdf5.claims(text):
+        reader = hdf5.open_hdf5(text, spacing_um)
+        return reader
     if not Path(text).exists() and not any(c in text for c in "*?["):
         raise MissingError(f"source {text} does not exist; give {KINDS}")
+    if text.lower().endswith(".npy"):
+        from thc_dask.sources.npy import open_npy
+
+        reader = open_npy(text, spacing_um)
+        return reader
     from thc_dask.sources.slices import open_slices
 
-    slices: Reader = open_slices(text, spacing_um)
-    return slices
+    reader = open_slices(text, spacing_um)
+    return reader
+
+
+def _phantom(text: str, spacing_um: Um | None) -> Reader:
+    from thc_dask.sources.phantom import open_phantom
+
+    phantom = open_phantom(text)
+    if spacing_um is None:
+        return phantom
+    if len(set(spacing_um)) > 1:
+        raise RequestError(f"source {text}: a phantom's voxels are cubes; give one --spacing")
+    return replace(phantom, spacing_um=spacing_um[0])
 
 
 def open_source(source: Any, spacing_um: Um | None = None, name: str = "image") -> xr.DataArray:
