@@ -128,7 +128,7 @@ def refuses(fails, tmp_path):
 
 def test_missing_file(refuses, tmp_path):
     line = refuses(2, tmp_path / "nowhere.tif")
-    assert f"source {tmp_path}/nowhere.tif does not exist; give a TIFF or PNG file" in line
+    assert f"source {tmp_path}/nowhere.tif does not exist; give a TIFF, PNG" in line
 
 
 def test_source_without_a_name(refuses):
