@@ -252,8 +252,7 @@ def add_nodes(location: Location, root: metadata.Node, nodes: dict[str, metadata
 def remove_nodes(location: Location, root: metadata.Node, path: str) -> None:
     """Take a node and all below it out of the store's root; their bytes stay."""
     kept = without(root, path)["consolidated_metadata"]["metadata"]
-    have = root["consolidated_metadata"]["metadata"]
-    _replace_nodes(location, root, kept | {k: have[k] for k in ("labels",) if k in have}, set())
+    _replace_nodes(location, root, kept, set())
 
 
 def without(root: metadata.Node, path: str) -> metadata.Node:
@@ -273,7 +272,8 @@ def _replace_nodes(
         for n in range(1, len(parts)):
             have.setdefault("/".join(parts[:n]), metadata.group())
     names = sorted(p.split("/")[1] for p in have if p.startswith("labels/") and p.count("/") == 1)
-    if names or "labels" in have:
+    have.pop("labels", None)
+    if names:  # an empty list is not valid
         have["labels"] = metadata.group({"ome": {"version": metadata.OME, "labels": names}})
     before = root["consolidated_metadata"]["metadata"]
     fresh = {path for path in have if have[path] != before.get(path)} - written
@@ -283,9 +283,14 @@ def _replace_nodes(
             location.put(f"{path}/zarr.json", node_bytes(have, path))
         _put_root(location, data)
     except BaseException:
-        if location.get(ROOT) != data:
+        current = location.get(ROOT)
+        if current is not None and current != data:
             _restore(location, fresh, before)
+            with suppress(WriteError):
+                location.put(ROOT_COPY, current)
         raise
+    if "labels" in before and not names:
+        location.delete("labels/zarr.json")
 
 
 def _restore(location: Location, paths: Iterable[str], before: dict[str, metadata.Node]) -> None:
