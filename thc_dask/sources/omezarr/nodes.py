@@ -1,0 +1,191 @@
+"""Find the array that a path or URL means, and what is written about it."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import warnings
+from typing import Any, NamedTuple
+
+from thc_dask.errors import DataError, MissingError, RequestError
+from thc_dask.sources.omezarr.metadata import (
+    KNOWN,
+    Lattice,
+    lattice_of_coordinates,
+    lattice_of_level,
+    level_paths,
+    multiscale_of,
+)
+
+MOST_NAMES = 8  # of an error
+
+
+class Found(NamedTuple):
+    """An array, and what its surroundings say of it."""
+
+    url: str
+    """Of the array itself."""
+    array: Any
+    lattice: Lattice
+    documents: list[Any]
+    """Metadata that describe it; others would mean other voxels."""
+
+
+def claims(location: str) -> bool:
+    """Whether a location looks like one of a zarr array, group or image.
+
+    >>> claims("s3://bucket/v.ome.zarr/labels/roi#level=1"), claims("v.zarr/0"), claims("v.tif")
+    (True, True, False)
+    """
+    if re.search(r"\.zarr(/|[?#]|$)", location, re.IGNORECASE):
+        return True
+    names = ("zarr.json", ".zarray", ".zgroup")
+    return any(os.path.isfile(os.path.join(split(location)[0], name)) for name in names)
+
+
+def split(location: str | os.PathLike[str]) -> tuple[str, int | None]:
+    """Return a path or URL, and the level that is named behind it.
+
+    >>> split("v.ome.zarr#level=1"), split("v.zarr/0/?level=2"), split("v.zarr")
+    (('v.ome.zarr', 1), ('v.zarr/0', 2), ('v.zarr', None))
+    """
+    text = os.fspath(location)
+    found = re.fullmatch(r"(.*?)/?[?#]level=(\d+)", text)
+    if found:
+        return found[1], int(found[2])
+    return text.rstrip("/") or text, None
+
+
+def full_url(text: str) -> str:
+    """Return a URL as it is, a path as an absolute one: workers may stand elsewhere."""
+    text = text.removeprefix("file://")
+    return text if "://" in text else os.path.abspath(text)
+
+
+def open_node(url: str) -> Any:
+    """Return the array or group at a path or URL.
+
+    Raises
+    ------
+    MissingError, RequestError, DataError
+        There is none, its address or codec is not known, or it cannot be read.
+    """
+    import zarr
+
+    if "://" not in url and os.path.isfile(url):
+        raise RequestError(f"zarr: {url} is a file; name the folder of a zarr array or group")
+    try:
+        return zarr.open(url, mode="r")
+    except Exception as error:
+        raise _reason(url, error) from error
+
+
+def _reason(url: str, error: Exception) -> Exception:
+    """Return what to raise for what zarr or a file system raised."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    text = f"its metadata lack {text}" if isinstance(error, KeyError) else text
+    # Some of these have other bases from version to version of zarr.
+    if isinstance(error, FileNotFoundError) or type(error).__name__.endswith("NotFoundError"):
+        return MissingError(f"zarr: there is no zarr array or group at {url}; check the path")
+    if "rotocol not known" in text or isinstance(error, ImportError):
+        return RequestError(f"zarr: {url}: this kind of address cannot be opened: {text}")
+    if isinstance(error, OSError):
+        return DataError(f"zarr: {url} cannot be reached: {text}")
+    return DataError(f"zarr: {url} cannot be opened: {text}")
+
+
+def digest_of(array: Any) -> str:
+    """Return the metadata of an array as text that is the same for the same array."""
+    return json.dumps(array.metadata.to_dict(), sort_keys=True, default=str)
+
+
+def find(url: str, level: int | None) -> Found:
+    """Return the array that is meant: a level of an image, or the only volume of a group."""
+    node = open_node(url)
+    if _is_array(node):
+        if level is not None:
+            raise RequestError(f"zarr: {url} is one array, so it has no level {level}")
+        return _around(url, node)
+    image = multiscale_of(node.attrs)
+    if image is not None:
+        return _level(url, node, image, level or 0)
+    if level is not None:
+        raise RequestError(f"zarr: {url} is no multiscale image, so it has no level {level}")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of what lies there and is not zarr's
+        members = dict(node.members())
+    volumes = [name for name, m in members.items() if _is_array(m) and m.ndim >= 3]
+    if len(volumes) == 1:
+        return _around(f"{url}/{volumes[0]}", members[volumes[0]])
+    listed = [f"{name}{m.shape if _is_array(m) else '/'}" for name, m in sorted(members.items())]
+    more = [f"{len(listed) - MOST_NAMES} more"] if len(listed) > MOST_NAMES else []
+    raise RequestError(
+        f"zarr: {url} is a group without an image of its own; name one of what it holds: "
+        f"{', '.join(listed[:MOST_NAMES] + more) or 'nothing'}"
+    )
+
+
+def _is_array(node: Any) -> bool:
+    return hasattr(node, "shape")
+
+
+def _level(url: str, group: Any, image: dict[str, Any], level: int) -> Found:
+    paths = level_paths(image)
+    if not paths:
+        raise RequestError(
+            f"zarr: {url} is a multiscale image of an unknown version; {KNOWN}: name an array in "
+            "it, and give --spacing"
+        )
+    if level >= len(paths):
+        raise MissingError(f"zarr: {url} has no level {level}; it has 0 to {len(paths) - 1}")
+    array = open_node(f"{url}/{paths[level]}")
+    if not _is_array(array):
+        raise DataError(f"zarr: {url}/{paths[level]} should be the array of level {level}")
+    lattice = lattice_of_level(image, level, array.shape, url)
+    return Found(f"{url}/{paths[level]}", array, lattice, [digest_of(array), dict(group.attrs)])
+
+
+def _around(url: str, array: Any) -> Found:
+    """Return an array with what the groups above it say of it."""
+    above = {up: _group_above(url, up) for up in (1, 2)}
+    for up, group in above.items():
+        image = None if group is None else multiscale_of(group.attrs)
+        if image is not None:
+            parent, *rest = url.rsplit("/", up)
+            paths = level_paths(image)
+            if "/".join(rest) in paths:
+                return _level(parent, group, image, paths.index("/".join(rest)))
+    names = _names(array)
+    coordinates = {} if above[1] is None else _coordinates(above[1], array)
+    return Found(url, array, lattice_of_coordinates(names, coordinates), [digest_of(array)])
+
+
+def _group_above(url: str, up: int) -> Any:
+    """Return the group so many steps above an array, None where there is none."""
+    parent, *rest = url.rsplit("/", up)
+    if len(rest) < up or not parent or parent.endswith("/"):
+        return None
+    try:
+        node = open_node(parent)
+    except (MissingError, RequestError, DataError):
+        return None  # what is above an array need not be zarr's, nor be readable
+    return None if _is_array(node) else node
+
+
+def _names(array: Any) -> tuple[str, ...]:
+    """Return the names of an array's dimensions, in zarr v3 or in xarray's v2."""
+    names = getattr(array.metadata, "dimension_names", None)
+    names = names or array.attrs.get("_ARRAY_DIMENSIONS") or ()
+    if len(names) != array.ndim:
+        names = [None] * array.ndim
+    return tuple(str(name or "?").lower() for name in names)
+
+
+def _coordinates(group: Any, array: Any) -> dict[str, tuple[Any, str]]:
+    found = {}
+    for name, size in zip(_names(array), array.shape, strict=False):
+        values = group.get(name)
+        if _is_array(values) and values.shape == (size,) and values.dtype.kind in "uif":
+            found[name] = (values[...], str(values.attrs.get("units", "")))
+    return found
