@@ -24,14 +24,14 @@ class Reordered:
     """Axes of the source in another order, some of them backwards."""
 
     source: Reader
-    axes: Vox
+    taken: Vox
     """Which axis of the source becomes z, y, x."""
     flipped: tuple[bool, bool, bool]
     """Whether z, y, x run backwards."""
 
     @property
     def grid(self) -> Grid:
-        grid, (z, y, x) = self.source.grid, self.axes
+        grid, (z, y, x) = self.source.grid, self.taken
         shape, um, origin = grid.shape, grid.spacing_um, grid.origin_um
         return Grid(
             (shape[z], shape[y], shape[x]), (um[z], um[y], um[x]), (origin[z], origin[y], origin[x])
@@ -44,12 +44,12 @@ class Reordered:
     @property
     def unit(self) -> Vox:
         unit = self.source.unit
-        z, y, x = (unit[a] for a in self.axes)
+        z, y, x = (unit[a] for a in self.taken)
         return z, y, x
 
     @property
     def provenance(self) -> dict[str, Any]:
-        order = "".join(AXES[self.axes.index(a)] for a in range(3))
+        order = "".join(AXES[self.taken.index(a)] for a in range(3))
         flip = "".join(axis for axis, f in zip(AXES, self.flipped, strict=True) if f)
         return {"kind": "reordered", "order": order, "flip": flip, "source": self.source.provenance}
 
@@ -60,11 +60,11 @@ class Reordered:
             for a, size, n, flip in zip(start, out.shape, shape, self.flipped, strict=True)
         ]
         target = out[tuple(slice(None, None, -1 if flip else 1) for flip in self.flipped)]
-        inverse = [self.axes.index(a) for a in range(3)]
+        inverse = [self.taken.index(a) for a in range(3)]
         a, b, c = (first[i] for i in inverse)
         part = np.empty([out.shape[i] for i in inverse], out.dtype)
         found = self.source.read_into(part, (a, b, c))
-        target[...] = part.transpose(self.axes)
+        target[...] = part.transpose(self.taken)
         return found
 
 
