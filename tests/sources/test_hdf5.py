@@ -14,12 +14,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from thc_dask import convert
 from thc_dask.errors import DataError, MissingError, RequestError
 from thc_dask.files import Plain
 from thc_dask.grid import Extent
+from thc_dask.origin import reopen
 from thc_dask.reader import as_dataarray, read
 from thc_dask.sources.hdf5 import open_hdf5
 from thc_dask.sources.hdf5.storage import Chunks, Library
+from thc_dask.store.read import Store
+from thc_dask.views import reorder
 
 UM = (2.0, 1.17, 1.3)
 SHAPE = (7, 33, 41)
@@ -405,6 +409,24 @@ def test_axes_of_labels_and_of_planes(tmp_path):
     volume = open_hdf5(f"{tmp_path}/a.h5:volume", UM)
     assert (volume.axes, volume.grid.spacing_um) == ("yzx", (UM[1], UM[0], UM[2]))
     assert open_hdf5(f"{tmp_path}/a.h5:plane", UM).axes == "zxy"
+
+
+def test_axes_from_the_source_to_the_store_and_back(tmp_path):
+    array = noise((20, 30, 40))
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file.create_dataset("x", data=array.transpose(2, 0, 1), chunks=(16, 16, 16))
+        file["x"].attrs["axes"] = "x:z:y"
+    source = f"{tmp_path}/a.h5:/x"
+    given = reorder(open_hdf5(source, UM), "xzy")
+    for i, one in enumerate((source, given)):
+        convert(one, f"{tmp_path}/{i}.ome.zarr", spacing="2um,1.17um,1.3um")
+        store = Store(f"{tmp_path}/{i}.ome.zarr")
+        assert store.grid.spacing_um == UM
+        found = np.empty(array.shape, "u2")
+        store.image().read_into(found, (0, 0, 0))
+        np.testing.assert_array_equal(found, array)
+        for again in (None, source):
+            np.testing.assert_array_equal(whole(reopen(store.thc["provenance"], again)), array)
 
 
 @pytest.mark.parametrize("axes", ["theta:y:x", "z:y:x", "a:b:c", "x:y", ""])
