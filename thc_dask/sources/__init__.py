@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import xarray as xr
 
 KINDS = (
-    "a TIFF, PNG or JPEG 2000 file or a folder of them, .npy, HDF5 (file.h5:/dataset), "
+    "a TIFF, PNG or JPEG 2000 file or a folder of them, .npy, HDF5 (file.h5:/dataset), zarr, "
     "phantom:z,y,x, or an xarray.DataArray"
 )
 
@@ -62,9 +62,12 @@ def _as_stored(source: Any, spacing_um: Um | None) -> Reader:
 
 def _named(text: str, spacing_um: Um | None) -> Reader:
     """Return a reader of a path or an address, by what it looks like."""
-    from thc_dask.sources import hdf5
+    from thc_dask.sources import hdf5, omezarr
 
     reader: Reader
+    if omezarr.claims(text):
+        reader = omezarr.open_omezarr(text, spacing_um)
+        return reader
     if "://" in text:
         raise RequestError(f"source {text}: this kind of address is not known; give {KINDS}")
     if hdf5.claims(text):
