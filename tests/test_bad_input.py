@@ -660,6 +660,7 @@ def test_full_device_behind_the_output(ready):
         done = subprocess.run(
             [sys.executable, "-m", "thc_dask", "info", str(ready)],
             stdout=full, stderr=subprocess.PIPE, text=True,
+            env=os.environ | {"PYTHONUNBUFFERED": ""},  # what waits in a buffer fails last
         )  # fmt: skip
     assert (done.returncode, done.stderr) == (1, "thc info: No space left on device\n")
 

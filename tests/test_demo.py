@@ -121,9 +121,11 @@ def test_a_demo_replaces_a_demo_and_nothing_else(demo, tmp_path, capsys):
     folder.mkdir()
     (folder / MARK).touch()
     (folder / "old").touch()
-    run("demo", folder, "--shape", "4,24,48", "--json")
+    run("demo", folder, "--shape", "4,24,48", "--seed", "9", "--json")
     assert f'{{"report": "{folder}/report.html"}}\n' == capsys.readouterr().out
     assert not (folder / "old").exists()
+    slices = thc.open_volume(folder / "phantom.ome.zarr")["0/image"].values
+    assert (slices == thc.open_source("phantom:4,24,48?seed=9").values).all()
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/letter").touch()
     with pytest.raises(thc.ThcError, match="mine is not empty and no demo made it"):

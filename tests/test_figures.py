@@ -125,6 +125,11 @@ def test_a_box_is_kept_to(store):
     assert summary["n_vox"].sum() == 20 * 30
     assert any("One plane only, so no interval" in note for note in panel(found, "C").notes)
     assert any("-0.5:19.5" in note for note in panel(found, "B").notes)
+    roi, image = ROI[4, :20, :30], IMAGE[4, :20, :30]
+    counts = [np.bincount(image[roi == code], minlength=256) for code in (1, 2, 3)]
+    wanted = [entropy(p + 1e-6, q + 1e-6) for p in counts for q in counts]
+    [table] = panel(found, "D").tables.values()
+    np.testing.assert_allclose(table["kl"], wanted, rtol=1e-9, atol=1e-12)
 
 
 def test_a_box_without_known_voxels(store):
@@ -138,6 +143,14 @@ def test_the_slice_is_one_that_is_known(store):
     assert shown.caption == "Plane 4 at level 0 with the regions of label set 'roi'."
     shown = slice_panel(opened, opened.label_set("cells"))
     assert shown.caption == "Plane 3 at level 0 with the structures of label set 'cells'."
+
+
+def test_the_slice_is_the_one_of_which_most_is_known(tmp_path):
+    store = make(tmp_path / "v.ome.zarr")
+    extents = [thc.Extent((z, 0, 0), (z + 1, 40, width)) for z, width in ((0, 9), (2, 60), (5, 30))]
+    thc.labels(array(ROI), store, "roi", "prasad2020-roi", extents=extents)
+    opened = Store(store)
+    assert "Plane 2 at" in slice_panel(opened, opened.label_set("roi")).caption
 
 
 def test_a_small_cube_is_shown_from_near(tmp_path):

@@ -123,6 +123,23 @@ def test_a_box_and_sets_are_kept_to(store):
     assert parts[2].tables["Distribution of intensity by structure"]["n_vox"].sum() == 100
 
 
+def test_a_report_of_a_box(store, page, tmp_path):
+    path = thc.report(store, tmp_path / "r.html", by="cells", box=thc.Box((1, 0, 0), (2, 10, 10)))
+    found = path.read_text(encoding="utf-8")
+    assert "Box: 0.5:1.5,-0.5:9.5,-0.5:9.5 um." in found
+    assert "Box: 0.5:1.5" not in page
+    assert Page(found).headings[2] == "B. Intensity by structure"
+
+
+def test_it_says_how_grey_levels_were_made(tmp_path):
+    wide = IMAGE.astype(np.uint16) * 200
+    thc.convert(array(wide), tmp_path / "v", spacing="1um", window="1000:40000")
+    thc.labels(array(ROI), tmp_path / "v", "roi", "prasad2020-roi")
+    text = thc.report(tmp_path / "v", tmp_path / "r.html").read_text(encoding="utf-8")
+    assert "[1000.0, 40000.0]" in text
+    assert "grey levels are the source" not in text
+
+
 def test_no_label_set(tmp_path):
     thc.convert(array(IMAGE), tmp_path / "v", spacing="1um")
     with pytest.raises(MissingError, match="has no label set to show; add one with thc labels"):
