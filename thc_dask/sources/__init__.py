@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 KINDS = (
     "a TIFF, PNG or JPEG 2000 file or a folder of them, .npy, HDF5 (file.h5:/dataset), zarr, "
-    "phantom:z,y,x, or an xarray.DataArray"
+    "bossdb://, precomputed://, phantom:z,y,x, or an xarray.DataArray"
 )
 
 
@@ -67,6 +67,16 @@ def _named(text: str, spacing_um: Um | None) -> Reader:
     reader: Reader
     if omezarr.claims(text):
         reader = omezarr.open_omezarr(text, spacing_um)
+        return reader
+    if text.startswith("bossdb://"):
+        from thc_dask.sources.bossdb import open_bossdb
+
+        reader = open_bossdb(text, spacing_um)
+        return reader
+    if text.startswith("precomputed://"):
+        from thc_dask.sources.precomputed import open_precomputed
+
+        reader = open_precomputed(text, spacing_um)
         return reader
     if "://" in text:
         raise RequestError(f"source {text}: this kind of address is not known; give {KINDS}")
