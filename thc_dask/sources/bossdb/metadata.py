@@ -11,13 +11,9 @@ from thc_dask.errors import DataError, MissingError, RequestError, ThcError
 from thc_dask.grid import Grid, Um, Vox
 from thc_dask.sources.bossdb.address import Address
 from thc_dask.sources.bossdb.client import Patience, Server, ask, import_intern, odd_answer
+from thc_dask.units import micrometers
 
 CUBOID: Vox = (16, 512, 512)
-# Micrometers in a unit; as a divisor where that is exact.
-PER_UNIT = {
-    "nanometers": (1, 1000), "micrometers": (1, 1), "millimeters": (1000, 1),
-    "centimeters": (10000, 1),
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -118,8 +114,9 @@ def _native(address: Address, frame: Any) -> tuple[Grid, Vox]:
     """Return the grid of level 0 and the coordinates of its first voxel."""
     first = tuple(int(getattr(frame, f"{axis}_start")) for axis in "zyx")
     stop = tuple(int(getattr(frame, f"{axis}_stop")) for axis in "zyx")
-    times, by = PER_UNIT[frame.voxel_unit]
-    spacing = tuple(float(getattr(frame, f"{axis}_voxel_size")) * times / by for axis in "zyx")
+    sizes = (getattr(frame, f"{axis}_voxel_size") for axis in "zyx")
+    # What is no length is no spacing either.
+    spacing = tuple(micrometers(float(size), frame.voxel_unit) or 0.0 for size in sizes)
     shape = tuple(b - a for a, b in zip(first, stop, strict=True))
     try:
         origin = tuple(a * p for a, p in zip(first, spacing, strict=True))
