@@ -45,13 +45,14 @@ class Store:
             self.root: metadata.Node = json.loads(data)
             self.thc: dict[str, Any] = self.root["attributes"]["thc"]
             self.nodes: dict[str, metadata.Node] = self.root["consolidated_metadata"]["metadata"]
+            made_with = int(self.thc["format"])
         except (KeyError, TypeError, ValueError):
             raise RequestError(
                 f"{self.url} is not a store of thc_dask; make one: thc convert {self.url} STORE"
             ) from None
-        if self.thc["format"] > metadata.FORMAT:
+        if made_with > metadata.FORMAT:
             raise RequestError(
-                f"{self.url} has store format {self.thc['format']}; this version of thc_dask reads "
+                f"{self.url} has store format {made_with}; this version of thc_dask reads "
                 f"up to {metadata.FORMAT}: upgrade it"
             )
 
