@@ -118,7 +118,8 @@ def _datasets(
     }  # fmt: skip
     dims = (table.rows.dim, table.columns.dim)
     coords = {side.dim: side.coordinate() for side in (table.rows, table.columns)}
-    numbers = sorted({z for e in table.known for z in range(e.start[0], e.stop[0])})
+    held = sorted({z for e in table.known for z in range(e.start[0], e.stop[0])})
+    numbers = np.array(held, np.int64)  # whole numbers also where none is held
     z = store.grid.coordinates(0)[numbers]
     of_planes = {"plane": numbers, "z": ("plane", z, {"units": "micrometer"})}
     of_chunks = {f"chunk_{axis}": ("chunk", places[:, i]) for i, axis in enumerate("zyx")}
