@@ -8,6 +8,7 @@ cache, come the voxels of the next level and the compressed bytes.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
@@ -393,23 +394,36 @@ class _Job:
 
     def _read(self, slab: Extent) -> tuple[NDArray[Any], NDArray[np.int64] | None]:
         """Return voxels, read by all threads while they finish those before, and their counts."""
-        depth = slab.shape[0]
         self._buffers.reverse()
         if len(self._buffers[0]) < slab.n_vox:
             self._buffers[0] = np.empty(slab.n_vox, self._wave.reader.dtype)
         voxels = self._buffers[0][: slab.n_vox].reshape(slab.shape)
-        unit = self._wave.reader.unit[0]
-        step = -(-depth // (2 * self._wave.threads) // unit) * unit if unit < depth else depth
         z, y, x = slab.start
         parts = [
-            self._pool.submit(self._wave.reader.read_into, voxels[a : a + step], (z + a, y, x))
-            for a in range(0, depth, max(1, step))
+            self._pool.submit(
+                self._wave.reader.read_into,
+                voxels[part.slices],
+                (z + part.start[0], y + part.start[1], x),
+            )
+            for part in self._parts(slab)
         ]
         try:
             counted = [found for part in parts if (found := part.result()) is not None]
         finally:
             wait(parts)
         return voxels, np.sum(counted, axis=0) if counted else None
+
+    def _parts(self, slab: Extent) -> Iterator[Extent]:
+        """Yield boxes of a slab that threads read side by side; no unit of the source is cut."""
+        wanted = 2 * self._wave.threads
+        size = list(slab.shape)
+        for axis in (0, 1):
+            n, u = slab.shape[axis], self._wave.reader.unit[axis]
+            # Where a slab does not begin with a unit, a cut would fall into one.
+            if u < n and slab.start[axis] % u == 0:
+                size[axis] = math.ceil(n / wanted / u) * u
+                break
+        return iter(blocks(slab.shape, size))
 
     def _unit(
         self, column: Column, voxels: NDArray[Any], slab: Extent, tally: Tally | None
