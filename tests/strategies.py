@@ -32,8 +32,8 @@ def source(array, spacing_um=(1.0, 1.0, 1.0), origin_um=(0.0, 0.0, 0.0), chunks=
 class Watched(ArraySource):
     """A source that remembers which boxes were read, and may break at one of them."""
 
-    def __init__(self, array, breaks_at=None):
-        given = open_dataarray(array)
+    def __init__(self, array, breaks_at=None, spacing_um=None):
+        given = open_dataarray(array, spacing_um)
         super().__init__(given.array, given.grid)
         vars(self).update(boxes=[], breaks_at=breaks_at)
 

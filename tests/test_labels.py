@@ -63,7 +63,7 @@ def parts(draw, shape):
     return first, [e.shift(up) for e in draw(st.lists(extents(high), max_size=3))]
 
 
-@settings(max_examples=40)
+@settings(max_examples=30)
 @given(st.data())
 def test_levels_equal_the_naive_mode_of_known_voxels(data):
     volume = data.draw(volumes([np.uint8]))

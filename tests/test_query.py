@@ -26,7 +26,7 @@ SCHEME = Scheme("s", "region", (Label(0, "none"), Label(3, "a"), Label(7, "b")))
 SHAPE = (20, 18, 30)
 
 
-@settings(max_examples=30)
+@settings(max_examples=20)
 @given(st.data())
 def test_any_box_equals_numpy_with_tables_and_without(data):
     volume = data.draw(volumes([np.uint8]))

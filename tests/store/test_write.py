@@ -1,0 +1,125 @@
+from collections import Counter
+from typing import ClassVar
+
+import fsspec
+import numpy as np
+import pytest
+from fsspec.implementations.memory import MemoryFileSystem
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.assertions import new_store, read_files
+from tests.strategies import Watched, source, volumes
+from thc_dask.convert import write_store
+from thc_dask.errors import DataError
+from thc_dask.grid import Extent
+from thc_dask.labels import write_labels
+from thc_dask.schemes import Label, Scheme
+
+SCHEME = Scheme("s", "region", (Label(0, "none"), Label(3, "a")))
+
+
+class Recording(MemoryFileSystem):
+    """The objects of ``memory://``, and in which order they were written."""
+
+    protocol = "recording"
+    written: ClassVar[list[str]] = []
+
+    @classmethod
+    def _strip_protocol(cls, path):
+        return super()._strip_protocol(path.replace("recording://", "memory://", 1))
+
+    def pipe_file(self, path, value, mode="overwrite", **kwargs):
+        self.written.append(path.partition(".ome.zarr/")[2])
+        return super().pipe_file(path, value, mode, **kwargs)
+
+
+fsspec.register_implementation("recording", Recording, clobber=True)
+
+
+def writes_of(write):
+    """Return the keys that a function writes to a store, in order."""
+    url = new_store().replace("memory", "recording")
+    write(url)
+    keys = list(Recording.written)
+    Recording.written.clear()
+    return keys
+
+
+@settings(max_examples=25)
+@given(volumes(), st.integers(1, 50_000))
+def test_each_voxel_is_read_once_and_each_shard_written_once(volume, memory_bytes):
+    watched = Watched(volume.source, spacing_um=volume.spacing_um)
+    written = writes_of(
+        lambda url: write_store(watched, url, **volume.options, memory_bytes=memory_bytes)
+    )
+    n = np.zeros(volume.array.shape, int)
+    for box in watched.boxes:
+        n[box.slices] += 1
+    assert (n == 1).all()
+    twice = {key for key, times in Counter(written).items() if times > 1}
+    assert not twice
+    # Shards, then their metadata, and the root when all is there.
+    assert written[-1] == "zarr.json"
+    last_shard = max((i for i, key in enumerate(written) if "image/c/" in key), default=0)
+    first_node = min(i for i, key in enumerate(written) if key.endswith("/zarr.json"))
+    assert last_shard < first_node
+
+
+@pytest.mark.parametrize("memory_bytes", [1, 2**30])
+def test_only_what_is_near_known_labels_is_read_and_written(memory_bytes):
+    image = np.random.default_rng(0).integers(0, 256, (64, 16, 64), np.uint8)
+    options = {"chunk": (8, 8, 8), "shard": (16, 16, 16), "levels": 4}
+    watched = Watched(source(np.full(image.shape, 3, np.uint8)))
+    known = Extent((20, 0, 40), (24, 4, 44))
+
+    def write(url):
+        write_store(source(image), url, **options)
+        Recording.written.clear()
+        write_labels(watched, url, "roi", SCHEME, extents=[known], memory_bytes=memory_bytes)
+
+    shards = [key for key in writes_of(write) if "roi/c/" in key]
+    assert shards == [
+        "labels/roi/1/roi/c/1/0/2",  # the coarser one first: it is there if the finer one is
+        "labels/roi/0/roi/c/1/0/2",
+        "labels/roi/3/roi/c/0/0/0",
+        "labels/roi/2/roi/c/0/0/0",
+    ]
+    assert all(known.contains(box) for box in watched.boxes)
+
+
+def test_a_source_is_read_in_its_own_units():
+    """A plane that is decoded whole is asked for whole, if the memory allows."""
+    image = np.random.default_rng(0).integers(0, 256, (20, 40, 50), np.uint8)
+    watched = Watched(source(image).chunk({"z": 1, "y": 40, "x": 50}))
+    write_store(watched, new_store(), chunk=(8, 8, 8), shard=(16, 16, 16))
+    assert {box.shape[1:] for box in watched.boxes} == {(40, 50)}
+    strips = Watched(source(image).chunk({"z": 1, "y": 40, "x": 50}))
+    write_store(strips, new_store(), chunk=(8, 8, 8), shard=(16, 16, 16), memory_bytes=1)
+    assert {box.shape[1:] for box in strips.boxes} == {(16, 16), (8, 16), (16, 2), (8, 2)}
+
+
+@pytest.mark.parametrize("where", [(0, 0, 0), (9, 30, 20), (39, 39, 39)])
+def test_no_half_shard_is_left_when_a_source_breaks(tmp_path, where):
+    image = np.random.default_rng(0).integers(0, 256, (40, 40, 40), np.uint8)
+    options = {"chunk": (8, 8, 8), "shard": (16, 16, 16), "levels": 3, "spacing": "1um"}
+    write_store(source(image), tmp_path / "whole.ome.zarr", **options)
+    whole = read_files(tmp_path / "whole.ome.zarr")
+    with pytest.raises(DataError):
+        write_store(Watched(source(image), where), tmp_path / "v.ome.zarr", **options)
+    left = read_files(tmp_path / "v.ome.zarr")
+    shards = {key: data for key, data in left.items() if "/c/" in key}
+    assert shards.items() <= whole.items()
+    assert {key for key in left if not key.startswith("thc/")} == set(shards)
+
+
+def test_a_folder_and_a_url_hold_the_same_bytes(tmp_path):
+    image = np.random.default_rng(0).integers(0, 256, (20, 33, 17), np.uint16)
+    folder, url = tmp_path / "v.ome.zarr", new_store()
+    for store in (folder, url):
+        write_store(source(image), store, chunk=(8, 8, 8), shard=(16, 16, 16), levels=4)
+        write_labels(source(image % 2 * 3), store, "roi", SCHEME, planes=[4, 9])
+        write_labels(source(image % 2 * 3), store, into="roi", planes=[5])
+    on_disk = read_files(folder)
+    assert on_disk.pop("thc/lock") == b""
+    assert on_disk == read_files(url)
