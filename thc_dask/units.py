@@ -32,6 +32,8 @@ def micrometers(value: float, unit: str) -> float | None:
 
     >>> micrometers(1170, "nm"), micrometers(0.00117, "Millimetres"), micrometers(1, "pixel")
     (1.17, 1.17, None)
+    >>> micrometers(9e-6, "m"), micrometers(0.009, "mm")
+    (9.0, 9.0)
     """
     name = unit.strip().lower().replace("metre", "meter")
     name = SHORT.get(name, name)
@@ -39,4 +41,5 @@ def micrometers(value: float, unit: str) -> float | None:
         name = SHORT.get(name.removesuffix("s"), name.removesuffix("s"))
     if name not in MICROMETERS or not math.isfinite(value):
         return None
-    return float(Fraction(float(value)) * MICROMETERS[name])
+    # The shortest decimal is what was meant: a scaled rounding error may be one bit too large.
+    return float(Fraction(repr(float(value))) * MICROMETERS[name])
