@@ -314,11 +314,9 @@ def parse_box(text: str) -> Box:
     >>> parse_box("0:10,:,5:6").start_um
     (0.0, -inf, 5.0)
     """
+    ranges = _parse_ranges(text, "box")
     try:
-        ends = [
-            (float(a) if a else -math.inf, float(b) if b else math.inf)
-            for a, b in _parse_ranges(text, "box")
-        ]
+        ends = [(float(a) if a else -math.inf, float(b) if b else math.inf) for a, b in ranges]
     except ValueError:
         raise RequestError(
             f"box {text!r}: give numbers, in micrometers: 0:150,0:150,0:150"
