@@ -75,6 +75,8 @@ class Scheme:
                 f"scheme {self.name!r}: codes must be different whole numbers from 0 to 65535 and "
                 f"include 0 (none of these); got {codes}"
             )
+        if not all(names):
+            raise RequestError(f"scheme {self.name!r}: label {codes[names.index('')]} has no name")
         if len(set(names)) != len(names):
             raise RequestError(f"scheme {self.name!r}: names must differ; got {names}")
 
@@ -91,7 +93,11 @@ class Scheme:
     def __getitem__(self, key: str) -> Label:
         wanted = str(key).strip().casefold()
         for label in self.labels:
-            if wanted in (label.name.casefold(), label.title.casefold(), str(label.code)):
+            if wanted and wanted in (
+                label.name.casefold(),
+                label.title.casefold(),
+                str(label.code),
+            ):
                 return label
         raise MissingError(
             f"{self.kind} {key!r} is not in scheme {self.name!r}; known: {', '.join(self.names)}"
@@ -119,7 +125,7 @@ class Scheme:
     def from_dict(cls, data: dict[str, Any]) -> Scheme:
         """Return the scheme that ``as_dict`` described."""
         labels = [
-            Label(int(x["code"]), str(x["name"]), str(x.get("title", "")), _color(x, i))
+            Label(int(x["code"]), str(x["name"] or ""), str(x.get("title") or ""), _color(x, i))
             for i, x in enumerate(sorted(data["labels"], key=lambda x: int(x["code"])))
         ]
         kind = data.get("kind", "region")
@@ -200,7 +206,7 @@ def find_scheme(name: str) -> Scheme:
             f"scheme {name!r} is not known and no such file exists; known: {', '.join(SCHEMES)}"
         )
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")  # spreadsheets write a mark first
         if path.suffix.lower() == ".json":
             data = json.loads(text)
             if "labels" not in data:
