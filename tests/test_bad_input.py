@@ -18,6 +18,7 @@ from thc_dask.errors import ThcError
 
 SHAPE = (20, 40, 50)
 RNG = np.random.default_rng(2)
+ROI = ("--scheme", "prasad2020-roi")
 STRUCTURES = ("--name", "structures", "--scheme", "prasad2020-microstructure")
 PROGRESS = re.compile(r"(convert|labels|count): +\d+%  \S+ [kMG]?(voxels|shards)/s  \d+ s left")
 
@@ -328,12 +329,12 @@ def test_scheme_file_that_is_none(refuses_labels, inputs, tmp_path):
 @pytest.mark.parametrize(
     ("options", "why"),
     [
-        (("--scheme", "x"), "label set name None: letters, digits"),
-        (("--name", "../x", "--scheme", "x"), "label set name '../x': letters, digits"),
+        (("--scheme", "x"), "scheme 'x' is not known and no such file exists"),
+        (("--name", "../x", *ROI), "label set name '../x': letters, digits"),
         (("--name", "x"), "say what the codes mean with --scheme"),
         (("--into", "roj"), "has no label set 'roj'; it has: roi"),
         (("--into", "roi"), "a part of it is known already; nothing was changed"),
-        (("--name", "roi", "--scheme", "x"), "give --overwrite to replace it, or --into roi"),
+        (ROI, "give --overwrite to replace it, or --into roi"),
         ((*STRUCTURES, "--planes", "3,20"), "planes [3, 20]: the volume has planes 0 to 19"),
         ((*STRUCTURES, "--planes", "3,3"), "planes [3, 3]: one is named twice"),
         ((*STRUCTURES, "--planes", "all"), "planes 'all': give whole numbers: 109,159,209"),
@@ -366,10 +367,17 @@ def test_box_upside_down(fails, ready, box):
     assert line.endswith("give start:stop with start below stop")
 
 
-@pytest.mark.parametrize("box", ["5:1", "0:1,0:1,0:x", "0:1,0:1,0:nan"])
-def test_box_that_is_none(fails, ready, box):
+@pytest.mark.parametrize(
+    ("box", "how"),
+    [
+        ("5:1", "write it as z0:z1,y0:y1,x0:x1"),
+        ("0:1,0:1,0:x", "give numbers, in micrometers: 0:150,0:150,0:150"),
+        ("0:1,0:1,0:nan", "give numbers, in micrometers: 0:150,0:150,0:150"),
+    ],
+)
+def test_box_that_is_none(fails, ready, box, how):
     line = fails(2, "histogram", ready, "--box", box)
-    assert f"box '{box}': give numbers, in micrometers: 0:150,0:150,0:150" in line
+    assert f"box '{box}': {how}" in line
 
 
 @pytest.mark.parametrize(

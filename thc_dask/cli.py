@@ -199,7 +199,7 @@ def _add_makers(commands: _Commands) -> None:
     )  # fmt: skip
     p.add_argument("source", metavar="SOURCE", help="labels as whole numbers")
     p.add_argument("store", metavar="STORE")
-    p.add_argument("--name", help="of the label set")
+    p.add_argument("--name", help="of the label set (roi, or microstructure)")
     p.add_argument("--scheme", help="what the codes mean: a known scheme or a file")
     p.add_argument("--planes", type=_asked(_planes), help="annotated z planes: 109,159,209")
     p.add_argument(

@@ -30,6 +30,9 @@ if TYPE_CHECKING:
     import xarray as xr
 
 
+DEFAULT_NAMES = {"region": "roi", "structure": "microstructure"}
+
+
 @dataclass(frozen=True)
 class Placed:
     """Labels of a source laid into the volume; zero where they are not known."""
@@ -186,34 +189,51 @@ def write_labels(
     """Write a label set as ``labels`` does and return it."""
     opened = store_of(store)
     old = None if into is None else opened.label_set(into)
-    name = into or name
-    if name is None or not re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]*", name):
+    found = scheme if isinstance(scheme, Scheme) else find_scheme(scheme) if scheme else None
+    if old is None and found is None:
+        raise RequestError(f"label set {name!r}: say what the codes mean with --scheme")
+    if old is not None and found is not None and found != old.scheme:
+        raise RequestError(f"label set {into!r} has scheme {old.scheme.name!r}, not {found.name!r}")
+    rules = old.scheme if old is not None else found
+    assert rules is not None
+    name = into or name or DEFAULT_NAMES[rules.kind]
+    if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]*", name):
         raise RequestError(f"label set name {name!r}: letters, digits, _ and -, a letter first")
     if name == "image" or "_by_" in name:
         # Tables are named after what they count: image by roi is `roi`, else a `_by_` between.
         raise RequestError(f"label set name {name!r}: 'image' and '_by_' are kept for tables")
-    if old is None and scheme is None:
-        raise RequestError(f"label set {name!r}: say what the codes mean with --scheme")
     if old is None and name in opened.label_sets and not overwrite:
         raise ExistsError(
             f"{opened.url} has a label set {name!r}; give --overwrite to replace it, or "
             f"--into {name} to add to it"
         )
-    found = scheme if isinstance(scheme, Scheme) else find_scheme(scheme) if scheme else None
-    if old is not None and found is not None and found != old.scheme:
-        raise RequestError(f"label set {name!r} has scheme {old.scheme.name!r}, not {found.name!r}")
-    rules = old.scheme if old is not None else found
-    assert rules is not None
     reader, called = open_reader(source, opened.grid.spacing_um), _called(source)
     if reader.dtype.kind not in "bui":
         raise RequestError(
             f"labels {called}: voxels are {reader.dtype.name}; labels are whole numbers"
         )
+    if planes is None and extents is None and offset is None:
+        extents = _known_at_source(source, reader, rules)
     dtype = np.dtype(np.uint8 if rules.codes[-1] < 256 else np.uint16)
     pieces = place(reader.grid.shape, opened.grid.shape, offset, planes, extents, called)
     new = Placed(reader, opened.grid, dtype, rules, pieces, called)
     with opened.location.lock():
         return _write(opened, name, new, old, codec, memory_bytes, progress)
+
+
+def _known_at_source(source: Any, reader: Reader, scheme: Scheme) -> list[Extent] | None:
+    """Return what is annotated of a published channel, found by reading; None for other sources.
+
+    Warns where that contradicts what the channel's authors say.
+    """
+    from thc_dask.catalogue import find_channel
+
+    channel = find_channel(source) if isinstance(source, str) else None
+    if channel is None or not channel.claims:
+        return None
+    from thc_dask.sources.bossdb import annotated_extents
+
+    return annotated_extents(reader, scheme=scheme.name)
 
 
 def _called(source: Any) -> str:
@@ -328,7 +348,7 @@ def labels(
     store
         Path, URL or opened volume.
     name
-        Name of the label set.
+        Name of the label set; by default ``roi`` for regions, ``microstructure`` for structures.
     scheme
         What the codes mean: the name of a scheme, a file, or a ``Scheme``.
     planes

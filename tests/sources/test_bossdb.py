@@ -605,3 +605,15 @@ def test_catalogue_is_not_held_against_a_smaller_volume(server):
     truth[2] = 1
     location = server.add("prasad/prasad2020/pixel_annotation", truth)
     assert annotated_planes(open_quickly(location)) == (2,)  # and no warning
+
+
+def test_labels_of_a_published_channel_need_only_their_scheme(server, tmp_path):
+    truth = np.zeros((8, 20, 20), np.uint64)
+    truth[2, 3:9], truth[5, 4:6] = 3, 1
+    location = server.add("prasad/prasad2020/pixel_annotation", truth)
+    store = tmp_path / "volume.ome.zarr"
+    write_store("phantom:8,20,20", store)
+    kept = write_labels(location, store, scheme="prasad2020-microstructure")
+    assert kept.name == "microstructure"
+    assert [e.start[0] for e in kept.extents] == [2, 5]
+    np.testing.assert_array_equal(read(kept.array(), kept.store.grid.extent), truth)
