@@ -8,8 +8,16 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, wait
+from concurrent.futures import (
+    FIRST_COMPLETED,
+    BrokenExecutor,
+    CancelledError,
+    Executor,
+    Future,
+    wait,
+)
 from concurrent.futures import ThreadPoolExecutor as ThreadPool
+from contextlib import suppress
 from functools import cache
 from itertools import islice
 from typing import Any, TypeVar
@@ -111,6 +119,7 @@ def _on_client(
     client: Any, function: Callable[[Item], Result], items: Iterable[Item]
 ) -> Iterator[Result]:
     from distributed import as_completed
+    from distributed import wait as wait_for
 
     source = iter(items)
     n_workers = max(1, sum(client.nthreads().values()))
@@ -125,6 +134,10 @@ def _on_client(
             future.release()
             running.update(submit(1))
             yield result
+    except Exception:
+        with suppress(CancelledError):
+            wait_for(list(running.futures))  # nobody writes on while the caller cleans up
+        raise
     finally:
         if running.futures:
             client.cancel(list(running.futures), force=True)
