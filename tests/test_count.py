@@ -69,6 +69,18 @@ def test_tables_equal_numpy_bit_for_bit(data):
     )
 
 
+def test_default_chunks_of_a_larger_volume():
+    rng, shape, store = np.random.default_rng(3), (66, 130, 200), new_store()
+    image = rng.integers(0, 256, shape, np.uint8)
+    roi = rng.choice(REGIONS.codes, shape).astype(np.uint8)
+    write_store(source(image), store)
+    known = [Extent((1, 2, 3), (66, 129, 70)), Extent((60, 0, 0), (61, 130, 200))]
+    write_labels(source(roi), store, "roi", REGIONS, extents=known)
+    write_counts(store)
+    mask = known_mask(shape, known)
+    assert_table(store, "roi", (64, 64, 64), roi, image, REGIONS.codes, INTENSITIES, mask)
+
+
 @pytest.fixture
 def store():
     """A store of 10 x 20 x 30 voxels with regions and structures."""

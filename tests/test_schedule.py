@@ -7,12 +7,23 @@ import numpy as np
 import pytest
 
 from tests.assertions import read_files
-from tests.strategies import source
-from thc_dask import compare, convert, count, fractions, histogram, labels, schedule
+from tests.strategies import Watched, source
+from thc_dask import (
+    compare,
+    convert,
+    count,
+    fractions,
+    histogram,
+    labels,
+    open_volume,
+    schedule,
+)
+from thc_dask.errors import DataError, UnfinishedError
 from thc_dask.grid import Box
 from thc_dask.schemes import Label, Scheme
 
 SHAPE = (21, 24, 40)
+LAYOUT = {"chunk": (8, 8, 8), "shard": (16, 16, 16), "levels": 3}
 CUT = Box((2.5, 3, 1), (15, 20, 37))
 REGIONS = Scheme("r", "region", (Label(0, "none"), Label(3, "a"), Label(70, "b")))
 STRUCTURES = Scheme("s", "structure", (Label(0, "none"), Label(1, "c"), Label(2, "d")))
@@ -23,8 +34,7 @@ def build(store):
     rng = np.random.default_rng(11)
     image = rng.integers(0, 256, SHAPE, np.uint8)
     image[:16, :16] = 0
-    options = {"chunk": (8, 8, 8), "shard": (16, 16, 16), "levels": 3}
-    convert(source(image, chunks=(10, 15, 40)), store, **options)
+    convert(source(image, chunks=(10, 15, 40)), store, **LAYOUT)
     roi = source(rng.choice(REGIONS.codes, SHAPE).astype(np.uint8))
     labels(roi, store, "roi", REGIONS, planes=[1, 20])
     labels(roi, store, into="roi", planes=[2])
@@ -61,6 +71,18 @@ def test_every_executor_makes_the_same_bytes_and_answers(tmp_path, executor, ref
         np.testing.assert_array_equal(found, expected, strict=True)
     count(store)
     assert read_files(store) == everything
+
+
+def test_what_breaks_off_is_made_anew_and_nothing_of_it_is_left(tmp_path, executor):
+    store, once = tmp_path / "v.ome.zarr", tmp_path / "once.ome.zarr"
+    first, second = np.random.default_rng(12).integers(0, 256, (2, *SHAPE), np.uint8)
+    with pytest.raises(DataError, match="the source is damaged"):
+        convert(Watched(source(first), breaks_at=(17, 3, 39)), store, **LAYOUT)
+    with pytest.raises(UnfinishedError):
+        open_volume(store)
+    for made in (store, once):
+        convert(source(second), made, **LAYOUT, overwrite=True)
+    assert read_files(store) == read_files(once)
 
 
 def test_run_gives_the_result_of_every_item(executor):
