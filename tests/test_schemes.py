@@ -107,6 +107,67 @@ def test_a_broken_scheme_is_named(tmp_path, name, text, error, message):
         find_scheme(str(tmp_path / name))
 
 
+ITKSNAP = """\
+################################################
+# ITK-SnAP Label Description File
+# File format:
+# IDX   -R-  -G-  -B-  -A--  VIS MSH  LABEL
+################################################
+    0     0    0    0        0  0  0    "Clear Label"
+    7   170  187  204        1  1  0    "b"
+    3     1    2    3      0.5  0  1    "a (left)"
+"""
+
+
+@pytest.mark.parametrize("name", ["regions.txt", "regions.label", "regions"])
+def test_label_descriptions_of_itksnap(tmp_path, name):
+    (tmp_path / name).write_text(ITKSNAP.replace("\n", "\r\n"), newline="")
+    found = find_scheme(str(tmp_path / name))
+    assert found == Scheme(
+        "regions",
+        "region",
+        (Label(0, "none", "", "#000000"), Label(3, "a (left)", "", "#010203"),
+         Label(7, "b", "", "#aabbcc")),
+        name,
+    )  # fmt: skip
+
+
+def test_label_descriptions_without_comments_and_of_structures(tmp_path):
+    lines = [f'{code} 9 9 9 1 1 1 "{name}"' for code, name in ((2, "Vessel"), (1, "axon"))]
+    (tmp_path / "a.txt").write_text("\n".join(lines))
+    found = find_scheme(str(tmp_path / "a.txt"))
+    assert (found.kind, found.names) == ("structure", ["background", "axon", "Vessel"])
+    lines.append('3 9 9 9 1 1 1 "cortex"')
+    (tmp_path / "a.txt").write_text("\n".join(lines))
+    assert find_scheme(str(tmp_path / "a.txt")).kind == "region"
+
+
+ODD_LINES = [
+    '8 256 0 0 1 1 1 "c"', '8 -1 0 0 1 1 1 "c"', '8 0 0 0 1 1 "c"', "8 0 0 0 1 1 1 c",
+    'x 0 0 0 1 1 1 "c"', "8,c",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("line", ODD_LINES)
+def test_a_broken_line_of_label_descriptions_is_named(tmp_path, line):
+    (tmp_path / "a.txt").write_text(f"{ITKSNAP}\n{line}\n")
+    with pytest.raises(DataError, match=r"a\.txt: line 10 is not a label of ITK-SNAP; write it"):
+        find_scheme(str(tmp_path / "a.txt"))
+
+
+def test_label_descriptions_without_labels_twice_and_unnamed(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_text("".join(ITKSNAP.splitlines(True)[:6]))
+    with pytest.raises(DataError, match=r"a\.txt: it has no label but that of code 0"):
+        find_scheme(str(path))
+    path.write_text(ITKSNAP + '7 0 0 0 1 1 1 "c"\n')
+    with pytest.raises(RequestError, match=r"codes must be different .* got \[0, 3, 7, 7\]"):
+        find_scheme(str(path))
+    path.write_text(ITKSNAP + '8 0 0 0 1 1 1 " "\n')
+    with pytest.raises(RequestError, match="label 8 has no name"):
+        find_scheme(str(path))
+
+
 def test_a_file_that_is_no_text_is_named(tmp_path):
     (tmp_path / "a.csv").write_bytes(b"code,name\n1,\xff\n")
     with pytest.raises(DataError, match=r"a\.csv: UnicodeDecodeError"):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -185,11 +186,52 @@ SCHEMES = {
 }  # fmt: skip
 
 
+# IDX -R- -G- -B- -A-- VIS MSH "LABEL"
+ITKSNAP = re.compile(r"(\d+)" + r"\s+(\d+)" * 3 + r"\s+[\d.eE+-]+\s+[01]\s+[01]\s+\"(.*)\"")
+
+
+def _is_itksnap(text: str) -> bool:
+    """Whether a text is, or is meant to be, the label descriptions that ITK-SNAP saves."""
+    lines = [line.strip() for line in text.splitlines()]
+    comments = [line for line in lines if line.startswith("#")]
+    first = next((line for line in lines if line and line not in comments), "")
+    return bool(ITKSNAP.fullmatch(first)) or any("itk-snap" in c.casefold() for c in comments)
+
+
+def _parse_itksnap(text: str, name: str) -> dict[str, Any]:
+    """Return label descriptions of ITK-SNAP as a scheme's dictionary; "Clear Label" goes."""
+    labels: list[dict[str, Any]] = []
+    for number, line in enumerate(map(str.strip, text.splitlines()), 1):
+        if not line or line.startswith("#"):
+            continue
+        found = ITKSNAP.fullmatch(line)
+        if found is None or max(map(int, found.groups()[1:4])) > 255:
+            raise DataError(
+                f"scheme file {name}: line {number} is not a label of ITK-SNAP; write it like "
+                '1 255 0 0 1 1 1 "CTX"'
+            )
+        color = "#{:02x}{:02x}{:02x}".format(*map(int, found.groups()[1:4]))
+        if int(found[1]):
+            labels.append({"code": int(found[1]), "name": found[5].strip(), "color": color})
+    structures = {
+        label.name
+        for scheme in SCHEMES.values()
+        if scheme.kind == "structure"
+        for label in scheme.labels
+    }
+    if not labels:
+        raise DataError(f"scheme file {name}: it has no label but that of code 0")
+    names = {label["name"].casefold() for label in labels}
+    return {"kind": "structure" if names <= structures else "region", "labels": labels}
+
+
 def find_scheme(name: str) -> Scheme:
     """Return the scheme of that name, or the one that a file describes.
 
     A file is CSV with the columns ``code,name`` and perhaps ``title,color``, or JSON with either
-    ``{"kind": "region", "labels": [{"code": 1, "name": "CTX"}]}`` or ``{"codes": {"CTX": 1}}``.
+    ``{"kind": "region", "labels": [{"code": 1, "name": "CTX"}]}`` or ``{"codes": {"CTX": 1}}``, or
+    the label descriptions of ITK-SNAP. The labels of these are structures where all names are
+    those of structures (vessel, cell, axon), else regions.
 
     Raises
     ------
@@ -211,13 +253,16 @@ def find_scheme(name: str) -> Scheme:
             data = json.loads(text)
             if "labels" not in data:
                 data = {"labels": [{"code": c, "name": n} for n, c in data["codes"].items()]}
+        elif _is_itksnap(text):
+            data = _parse_itksnap(text, name)
         else:
             data = {"labels": list(csv.DictReader(text.splitlines()))}
         data.setdefault("name", path.stem)
         return Scheme.from_dict(data | {"source": data.get("source") or path.name})
     except (KeyError, TypeError, AttributeError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise DataError(
-            f"scheme file {name}: {error!r}; needs CSV columns code,name or JSON with 'labels'"
+            f"scheme file {name}: {error!r}; needs CSV columns code,name or JSON with 'labels', "
+            "or labels as ITK-SNAP saves them"
         ) from error
     except ValueError as error:
         if isinstance(error, RequestError):
