@@ -13,10 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from thc_dask import __version__
-from thc_dask.errors import writing
 from thc_dask.grid import Extent
 from thc_dask.schemes import Scheme
-from thc_dask.store.location import require
+from thc_dask.store import metadata
 from thc_dask.store.publish import add_nodes, digest, node_bytes, remove_nodes
 from thc_dask.store.read import Store
 from thc_dask.store.write import RECEIPTS
@@ -83,18 +82,18 @@ def keep(
         remove_nodes(store.location, store.root, table.path)
         store = Store(store.location)
     store.location.delete(table.path)
+    nodes: dict[str, metadata.Node] = {}
+    files: dict[str, bytes] = {}
+    for name, dataset in _datasets(store, table, planes, places, chunks).items():
+        for key, data in _as_zarr(table, name, dataset).items():
+            if key.endswith("/zarr.json"):
+                nodes[key.removesuffix("/zarr.json")] = json.loads(data)
+            else:
+                files[key] = data
     try:
-        for name, dataset in _datasets(store, table, planes, places, chunks).items():
-            _write(store, table, name, dataset)
-        files = store.location.keys(table.path)
-        nodes = {
-            key.removesuffix("/zarr.json"): json.loads(require(store.location, key))
-            for key in files
-            if key.endswith("/zarr.json")
-        }
-        # Written again in our own form, which verify can tell from the root.
-        data = [key for key in files if not key.endswith("/zarr.json")]
-        nodes[f"{table.path}/plane"]["attributes"]["files"] = _keep_receipts(store, table, data)
+        for key, data in files.items():
+            store.location.put(key, data)
+        nodes[f"{table.path}/plane"]["attributes"]["files"] = _keep_receipts(store, table, files)
         for path in sorted(nodes, key=lambda p: -p.count("/")):
             store.location.put(f"{path}/zarr.json", node_bytes(nodes, path))
         add_nodes(store.location, store.root, nodes)
@@ -131,23 +130,34 @@ def _datasets(
     }
 
 
-def _write(store: Store, table: Table, name: str, dataset: xr.Dataset) -> None:
+def _as_zarr(table: Table, name: str, dataset: xr.Dataset) -> dict[str, bytes]:
+    """Return the files of a table as xarray and zarr write them, by their keys in the store.
+
+    They go to disk through our own location, whole or not at all, as everything does.
+    """
+    import zarr
+
     n = max(1, 2**20 // (table.rows.n * table.columns.n))
     sizes = (max(1, min(n, dataset.sizes[name])), table.rows.n, table.columns.n)
-    with writing(f"{store.url}/{table.path}"):
-        dataset.to_zarr(
-            _address(store), group=f"{table.path}/{name}", mode="w", zarr_format=3,
-            consolidated=False, encoding={"counts": {"chunks": sizes}},
-        )  # fmt: skip
+    memory: dict[str, Any] = {}
+    dataset.to_zarr(
+        zarr.storage.MemoryStore(memory), group=f"{table.path}/{name}", mode="w", zarr_format=3,
+        consolidated=False, encoding={"counts": {"chunks": sizes}},
+    )  # fmt: skip
+    below = f"{table.path}/"
+    return {
+        key: data.to_bytes()
+        for key, data in sorted(memory.items())
+        if key.startswith(below) and key != f"{below}zarr.json"
+    }
 
 
-def _keep_receipts(store: Store, table: Table, keys: Sequence[str]) -> str:
+def _keep_receipts(store: Store, table: Table, files: dict[str, bytes]) -> str:
     """Write down the size and checksum of a table's files; return the digest of it all."""
-    receipts = []
-    for key in keys:
-        data = require(store.location, key)
-        crc = int(google_crc32c.value(data))
-        receipts.append({"key": key, "n_bytes": len(data), "crc32c": crc})
+    receipts = [
+        {"key": key, "n_bytes": len(data), "crc32c": int(google_crc32c.value(data))}
+        for key, data in files.items()
+    ]
     lines = "".join(f"{json.dumps(receipt)}\n" for receipt in receipts)
     store.location.put(f"{RECEIPTS}/{table.path}.jsonl", lines.encode())
     return digest(receipts)
