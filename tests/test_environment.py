@@ -12,7 +12,7 @@ from packaging.version import Version
 
 ROOT = Path(__file__).parents[1]
 # conda-forge splits these: the bare name there brings a desktop or a dashboard.
-CONDA_NAMES = {"dask-core": "dask", "matplotlib-base": "matplotlib", "simpleitk": "SimpleITK"}
+CONDA_NAMES = {"dask-core": "dask", "matplotlib-base": "matplotlib"}
 PIP_ONLY = {"intern"}  # conda-forge has none; pip brings it with the package itself
 TOOLS = {"python", "pip"}  # what an environment needs besides packages
 

@@ -8,8 +8,10 @@ import os
 import re
 import sys
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from functools import partial
 from typing import Any, NoReturn
 
 from thc_dask import __version__
@@ -34,7 +36,9 @@ def run(argv: Sequence[str] | None = None) -> int:
         command = f"thc {args.command}"
         if unknown:
             raise RequestError(f"unknown: {' '.join(unknown)}; {command} --help shows how")
-        args.run(args)
+        with warnings.catch_warnings():
+            warnings.showwarning = partial(_warn, command)
+            args.run(args)
         print(end="", flush=True)  # errors of writing belong here, not to the exit of Python
     except ThcError as error:
         print(f"{command}: {error}", file=sys.stderr)
@@ -61,6 +65,11 @@ def _give_up_output() -> None:
     except OSError:
         with open(os.devnull, "w") as nowhere:
             os.dup2(nowhere.fileno(), sys.stdout.fileno())
+
+
+def _warn(command: str, message: Warning | str, *_: Any) -> None:
+    """Print a warning as errors are: one line."""
+    print(f"{command}: warning: {message}", file=sys.stderr)
 
 
 # ---- arguments ----------------------------------------------------------------------------

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 KINDS = (
     "a TIFF, PNG or JPEG 2000 file or a folder of them, .npy, HDF5 (file.h5:/dataset), zarr, "
-    "bossdb://, precomputed://, phantom:z,y,x, or an xarray.DataArray"
+    "NIfTI, MetaImage, NRRD, a mosaic (.json), bossdb://, precomputed://, phantom:z,y,x, or an "
+    "xarray.DataArray"
 )
 
 
@@ -62,7 +63,7 @@ def _as_stored(source: Any, spacing_um: Um | None) -> Reader:
 
 def _named(text: str, spacing_um: Um | None) -> Reader:
     """Return a reader of a path or an address, by what it looks like."""
-    from thc_dask.sources import hdf5, omezarr
+    from thc_dask.sources import hdf5, labelmap, mosaic, omezarr
 
     reader: Reader
     if omezarr.claims(text):
@@ -82,6 +83,12 @@ def _named(text: str, spacing_um: Um | None) -> Reader:
         raise RequestError(f"source {text}: this kind of address is not known; give {KINDS}")
     if hdf5.claims(text):
         reader = hdf5.open_hdf5(text, spacing_um)
+        return reader
+    if labelmap.claims(text):
+        reader = labelmap.open_labelmap(text, spacing_um)
+        return reader
+    if mosaic.claims(text):
+        reader = mosaic.open_mosaic(text, spacing_um, open_reader)
         return reader
     if not Path(text).exists() and not any(c in text for c in "*?["):
         raise MissingError(f"source {text} does not exist; give {KINDS}")
