@@ -74,6 +74,9 @@ def test_objects_are_removed_and_moved(location):
         location.put(key, key.encode())
     location.delete("a/b")
     location.delete("nothing")
+    location.put("a/d", b"")
+    location.remove("a/d")
+    location.remove("a/d")
     assert location.keys("") == ["a/c", "ab"]
     location.move("a/c", "ab")
     location.move("ab", "x/y/z")

@@ -58,6 +58,9 @@ class Location(Protocol):
     def sink(self, key: str) -> Sink:
         """Begin an object that comes in parts."""
 
+    def remove(self, key: str) -> None:
+        """Remove one object, if it is there."""
+
     def delete(self, prefix: str) -> None:
         """Remove the object of that key, or all below it."""
 
@@ -156,6 +159,11 @@ class Folder:
 
     def sink(self, key: str) -> FileSink:
         return FileSink(self._root / key)
+
+    def remove(self, key: str) -> None:
+        path = self._root / key
+        with writing(str(path)):
+            path.unlink(missing_ok=True)
 
     def delete(self, prefix: str) -> None:
         path = self._root / prefix if prefix else self._root
@@ -263,6 +271,10 @@ class Remote:
 
     def sink(self, key: str) -> MemorySink:
         return MemorySink(self, key)
+
+    def remove(self, key: str) -> None:
+        with writing(f"{self.url}/{key}"), suppress(FileNotFoundError):
+            self._fs.rm_file(self._path(key))
 
     def delete(self, prefix: str) -> None:
         with writing(f"{self.url}/{prefix}"), suppress(FileNotFoundError):

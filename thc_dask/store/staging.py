@@ -56,6 +56,9 @@ class Staged:
     def sink(self, key: str) -> Sink:
         return self._base.sink(self._aside(key))
 
+    def remove(self, key: str) -> None:
+        self._base.put(self._aside(key), GONE, durable=False)
+
     def delete(self, prefix: str) -> None:
         self._base.delete(self._aside(prefix))
         self._base.put(self._aside(prefix), GONE, durable=False)

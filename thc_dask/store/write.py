@@ -211,7 +211,7 @@ class Column:
             key = shard_key(self._target.path(level), self._place)
             done = {"n_bytes": 0, "crc32c": 0} if writer is None else writer.commit()
             if writer is None and self._target.replaces:
-                self._target.location.delete(key)
+                self._target.location.remove(key)
             shards.append({"key": key, **done})
         receipt: Receipt = {"place": list(self._place), "shards": shards[::-1]}
         if read is not None:
