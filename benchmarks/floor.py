@@ -19,7 +19,7 @@ import os
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,8 @@ N_LEVELS = 5
 N_PASSES = 5
 FILE_BYTES = 12 << 20  # what a shard of 256^3 weighs
 FILES_PER_CORE = 4
+BLOCK_BYTES = 4096
+BUFFER_BYTES = 2 << 20
 ABSENT = 2**64 - 1
 
 
@@ -55,7 +57,21 @@ def on_all_cores(work: Callable[[int], int]) -> dict[str, float]:
     return {"wall_s": statistics.median(wall[1:]), "cpu_s": statistics.median(cpu[1:])}
 
 
-class Slab:
+class Chunks:
+    """Chunks that lie in one piece each, for one core to compress."""
+
+    def __init__(self, chunks: list[np.ndarray]) -> None:
+        self.chunks = chunks
+        self.n_bytes = sum(chunk.nbytes for chunk in chunks)
+        self.n_encoded_bytes = 0
+
+    def encode(self, compressor: zstandard.ZstdCompressor) -> int:
+        """Compress them."""
+        self.n_encoded_bytes = sum(len(compressor.compress(chunk)) for chunk in self.chunks)
+        return self.n_bytes
+
+
+class Slab(Chunks):
     """Some planes of the input and the chunks in them: what one core works on."""
 
     def __init__(self, slices: Slices, core: int) -> None:
@@ -75,8 +91,7 @@ class Slab:
             for x in range(0, n_x, CHUNK_VOX)
         ]
         self.read()
-        self.chunks = [np.ascontiguousarray(part) for part in self.parts]
-        self.n_encoded_bytes = 0
+        super().__init__([np.ascontiguousarray(part) for part in self.parts])
 
     def read(self) -> int:
         """Read pages into memory that is there."""
@@ -96,11 +111,6 @@ class Slab:
         halve_into(self.voxels, self.half)
         return self.voxels.nbytes
 
-    def encode(self, compressor: zstandard.ZstdCompressor) -> int:
-        """Compress chunks that lie in one piece."""
-        self.n_encoded_bytes = sum(len(compressor.compress(chunk)) for chunk in self.chunks)
-        return self.voxels.nbytes
-
 
 def tuned_compressor() -> zstandard.ZstdCompressor:
     """Return zstd that hardly searches: CT noise has no repeats, what compresses is entropy."""
@@ -111,31 +121,48 @@ def tuned_compressor() -> zstandard.ZstdCompressor:
 
 
 def encoding(
-    slabs: list[Slab], compressor: Callable[[], zstandard.ZstdCompressor]
+    slabs: Sequence[Chunks], compressor: Callable[[], zstandard.ZstdCompressor]
 ) -> dict[str, float]:
     """Return the cost of a gigabyte and the ratio that one kind of zstd frame reaches."""
     compressors = [compressor() for _ in slabs]
     cost = on_all_cores(lambda core: slabs[core].encode(compressors[core]))
-    n_bytes = sum(slab.voxels.nbytes for slab in slabs)
+    n_bytes = sum(slab.n_bytes for slab in slabs)
     return cost | {"ratio": n_bytes / sum(slab.n_encoded_bytes for slab in slabs)}
 
 
-def writing(work: Path, most_bytes: int) -> dict[str, float]:
-    """Return the cost of a gigabyte in files of a shard's size, each flushed to the disk."""
-    payload = os.urandom(min(FILE_BYTES, most_bytes))
+def writing(work: Path, most_bytes: int, direct: int = 0) -> dict[str, float]:
+    """Return the cost of a gigabyte in files of a shard's size, each flushed to the disk.
+
+    ``direct`` is a flag to open them with: past the page cache.
+    """
+    n = max(BLOCK_BYTES, min(FILE_BYTES, most_bytes) // BLOCK_BYTES * BLOCK_BYTES)
+    payload = mmap.mmap(-1, n)  # aligned, as direct writes must be
+    payload.write(os.urandom(n))
 
     def write(core: int) -> int:
         for i in range(FILES_PER_CORE):
-            path = work / f"floor-{core}-{i}"
-            with path.open("wb", buffering=0) as file:
-                file.write(payload)
-                os.fsync(file.fileno())
-        return FILES_PER_CORE * len(payload)
+            fd = os.open(work / f"floor-{core}-{i}", os.O_WRONLY | os.O_CREAT | direct)
+            for offset in range(0, n, BUFFER_BYTES):
+                os.pwrite(fd, memoryview(payload)[offset : offset + BUFFER_BYTES], offset)
+            os.fsync(fd)
+            os.close(fd)
+        return FILES_PER_CORE * n
 
-    cost = on_all_cores(write)
-    for path in work.glob("floor-*"):
-        path.unlink()
-    return cost
+    try:
+        return on_all_cores(write)
+    finally:
+        for path in work.glob("floor-*"):
+            path.unlink()
+
+
+def fastest_writing(work: Path, most_bytes: int) -> dict[str, float]:
+    """Return the cost of writing through the page cache or past it, whichever is less."""
+    cached = writing(work, most_bytes)
+    try:
+        direct = writing(work, most_bytes, getattr(os, "O_DIRECT", 0))
+    except OSError:  # the file system has no such thing
+        return cached
+    return min(cached, direct, key=lambda cost: cost["wall_s"])
 
 
 def convert_floor(folder: Path, work: Path) -> dict[str, Any]:
@@ -147,7 +174,7 @@ def convert_floor(folder: Path, work: Path) -> dict[str, Any]:
         "gather": on_all_cores(lambda core: slabs[core].gather()),
         "mean": on_all_cores(lambda core: slabs[core].mean()),
         "encode": encoding(slabs, tuned_compressor),
-        "write": writing(work, math.prod(slices.shape)),
+        "write": fastest_writing(work, math.prod(slices.shape)),
     }
     level_gb = [math.prod(shape) / 1e9 for shape in level_shapes(slices.shape, N_LEVELS)]
     amounts = {

@@ -20,6 +20,9 @@ from typing import Any
 
 HERE = Path(__file__).parent
 
+# Peers have their bytecode from pip; what runs from a checkout must be let to keep its own.
+ENVIRONMENT = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
+
 
 @dataclass(frozen=True)
 class Run:
@@ -35,6 +38,8 @@ class Run:
     """Size of everything in the output."""
     n_files: int
     """Files in the output."""
+    other_cpu_s: float
+    """CPU seconds that went to all else meanwhile: other processes, the disk's work, the host."""
     report: dict[str, Any] = field(default_factory=dict)
     """What the contender said of itself: seconds by stage, versions."""
 
@@ -42,15 +47,17 @@ class Run:
         return asdict(self)
 
 
-def run_process(command: list[str], output: Path) -> Run:
-    """Return what one run of ``command`` took, which writes ``output``."""
+def run_process(command: list[str], output: Path, env: dict[str, str] | None = None) -> Run:
+    """Return what one run of ``command`` took, which writes ``output``; ``env`` adds to its own."""
     # What earlier runs left for the disk must not be paid by this one.
     os.sync()
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+        others = busy_s()
         start = time.perf_counter()
-        process = subprocess.Popen(command, stdout=out, stderr=err)
+        process = subprocess.Popen(command, stdout=out, stderr=err, env=ENVIRONMENT | (env or {}))
         _, status, usage = os.wait4(process.pid, 0)
         wall = time.perf_counter() - start
+        others = busy_s() - others
         process.returncode = os.waitstatus_to_exitcode(status)
         texts = [(f.seek(0), f.read().decode(errors="replace"))[1] for f in (out, err)]
     if process.returncode:
@@ -58,7 +65,17 @@ def run_process(command: list[str], output: Path) -> Run:
     n_files, n_bytes = tree_size(output)
     peak = usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     cpu = usage.ru_utime + usage.ru_stime
-    return Run(wall, cpu, peak, n_bytes, n_files, last_json(texts[0]))
+    return Run(wall, cpu, peak, n_bytes, n_files, max(0.0, others - cpu), last_json(texts[0]))
+
+
+def busy_s() -> float:
+    """Return the CPU seconds that this machine has spent, with what the host took; 0 if unknown."""
+    try:
+        fields = Path("/proc/stat").read_text().splitlines()[0].split()
+    except OSError:
+        return 0.0
+    user, nice, system, _, _, irq, softirq, steal = map(int, fields[1:9])
+    return (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
 
 
 def last_json(text: str) -> dict[str, Any]:

@@ -46,6 +46,7 @@ def table(results: dict[str, Any], floors: list[dict[str, Any]], job: str) -> st
     head = ["who", "wall s (min-max)", to_first, "CPU s", to_first]
     head += ["in process s", to_inside, "peak MB"]
     head += ["written MB", "files"] if job == "convert" else []
+    head += ["others' CPU s"]
     lines = [row([*head, "right"]), row(["---"] * (len(head) + 1))]
     for name, entry in results.items():
         walls = values(entry, figure("wall_s"))
@@ -62,6 +63,7 @@ def table(results: dict[str, Any], floors: list[dict[str, Any]], job: str) -> st
         if job == "convert":
             cells += [cell(entry, figure("written_bytes"), ".0f", 1e6)]
             cells += [cell(entry, figure("n_files"), ".0f")]
+        cells += [cell(entry, lambda run: run.get("other_cpu_s"))]
         lines.append(row([*cells, "yes" if entry["check"].get("agrees") else "NO"]))
     return "\n".join([*lines, "", *floor_lines(floors, first, inside, job)])
 

@@ -4,9 +4,12 @@ import itertools
 from uuid import uuid4
 
 import dask
-import fsspec
 import numpy as np
 import zarr
+from scipy.ndimage import distance_transform_edt
+
+from thc_dask.remote import zarr_place
+from thc_dask.store.location import locate
 
 
 def new_store():
@@ -16,13 +19,13 @@ def new_store():
 
 def read_files(store):
     """Return the bytes of all files of a store by key."""
-    files, root = fsspec.url_to_fs(str(store))
-    return {path.removeprefix(f"{root}/"): files.cat_file(path) for path in files.find(root)}
+    location = locate(store)
+    return {key: location.get(key) for key in location.keys("")}
 
 
 def read_voxels(store, path):
     """Return an array of a store as plain zarr reads it, without our metadata of all nodes."""
-    return zarr.open_group(str(store), mode="r", use_consolidated=False)[path][...]
+    return zarr.open_group(zarr_place(str(store)), mode="r", use_consolidated=False)[path][...]
 
 
 def raise_if_computes():
@@ -62,6 +65,36 @@ def mode_pyramid(labels, known, n_levels):
         known = may.any(axis=0)
         levels.append(np.where(known, codes[n.argmax(axis=0)], 0).astype(labels.dtype))
     return levels
+
+
+def between_planes(below, above, n, spacing=(1.0, 1.0)):
+    """Return the labels between two planes that are ``n`` apart, by plain distance transforms.
+
+    Numbers above 0, and 0 where a plane is not known; the same in what is between, and where one
+    of the two has a number that the other has not.
+    """
+    numbers = np.intersect1d(below[below > 0], above[above > 0])
+    out = np.zeros((n - 1, *below.shape), below.dtype)
+    if not len(numbers):
+        return out
+
+    def away(shape):
+        if not shape.any():
+            return np.full(shape.shape, np.inf)
+        found = distance_transform_edt(~shape, sampling=spacing)
+        return found.astype(np.float32).astype(np.float64) - 0.5  # mixing these rounds nothing
+
+    def signed(plane, number):
+        others = (plane > 0) & (plane != number)
+        return np.where(plane == number, away(others), -away(plane == number))
+
+    known = np.isin(below, numbers) & np.isin(above, numbers)
+    ends = [(signed(below, i), signed(above, i)) for i in numbers]
+    for z in range(1, n):
+        with np.errstate(invalid="ignore"):  # of what is not known
+            mixed = np.stack([(n - z) * a + z * b for a, b in ends])
+        out[z - 1] = np.where(known, numbers[mixed.argmax(axis=0)], 0)
+    return out
 
 
 def known_mask(shape, extents):

@@ -76,3 +76,45 @@ def test_floor(work, store):
     count = run("floor.py", "count", store)
     assert count["wall_s"] > 0
     assert count["n_chunks"] >= 2
+
+
+def test_interpolation_is_measured(tmp_path):
+    found = run("bench_interpolate.py", "--shape", "36,48,96", "--work", tmp_path)
+    assert found["wall_s"] > 0
+    assert found["peak_bytes"] > 2**20
+    assert found["agreement"]["right"] > 0.9
+    assert 0.5 < found["agreement"]["known"] <= 1
+    assert found["leave_one_out"]["regions"]["CTX"]["dice"] > 0.9
+    assert not (tmp_path / "volume.ome.zarr").exists()
+
+
+@pytest.mark.parametrize("layout", ["plain", "deflate"])
+def test_hdf5_to_eight_bit(tmp_path, layout):
+    size = ["--shape", "32,64,96", "--runs", 1, "--work", tmp_path, "--layout", layout]
+    found = run("bench_hdf5.py", *size)
+    assert found["check"]["agrees"]
+    assert found["reached"] == pytest.approx(found["limit_s"] / found["wall_s"])
+    assert len(found["limits"]) == 2
+    assert all(one["read_once_s"] > 0 and one["encode_s"] > 0 for one in found["limits"])
+
+
+def test_bossdb_with_latency(tmp_path):
+    pytest.importorskip("intern", reason="the extra bossdb is not installed")
+    size = ["--shape", "32,600,520", "--runs", 1, "--work", tmp_path, "--latency-ms", 20]
+    found = run("bench_bossdb.py", *size)
+    assert found["agrees"]
+    assert found["n_cutouts"] == 8
+    # One after the other, every cutout waits.
+    assert found["bare_one_by_one_s"] > found["sum_of_waits_s"] == pytest.approx(0.16)
+
+
+def test_intervals_hold_what_they_promise_on_the_phantom():
+    """A light version of the simulation that docs/statistics.md records."""
+    options = {"shape": "96,64,128", "planes": 11, "draws": 60, "thin": 60, "resamples": 199}
+    found = run("intervals.py", *(f"--{name}={value}" for name, value in options.items()))
+    held = {(r["what"], r["drawn"], r["block"]): r["coverage"] for r in found["coverage"]}
+    # eleven planes, and structures that few of them hold: narrower than it says, not wrong
+    assert 0.72 <= held["fractions", "apart", 1] <= 1.0
+    assert held["fractions", "neighbours", 16] > held["fractions", "neighbours", 1]
+    [test] = found["tests"]
+    assert test["share"] <= 0.16  # of 60 at 0.05: an error of 0.03

@@ -73,6 +73,7 @@ def test_default_chunks_hold_larger_volumes(shape, dtype, chunk, n_levels):
         np.testing.assert_array_equal(read_voxels(store, f"{k}/image"), expected, strict=True)
 
 
+@pytest.mark.filterwarnings("ignore:memory")
 @settings(max_examples=15)
 @given(volumes(), st.integers(1, 100_000))
 def test_memory_changes_the_blocks_and_not_the_bytes(volume, memory_bytes):

@@ -15,7 +15,7 @@ DOCS = ROOT / "docs"
 PACKAGE = ROOT / "thc_dask"
 PAGES = [ROOT / "README.md", *sorted(DOCS.rglob("*.md")), *sorted(ROOT.glob("benchmarks/*.md"))]
 RUN = [ROOT / "README.md", *sorted((DOCS / "how-to").glob("*.md"))]
-BLOCK = re.compile(r"(^<!-- not run: .+ -->\n)?^```(sh|python)\n(.*?)^```$", re.M | re.S)
+BLOCK = re.compile(r"(^<!-- not run: [^\n]+ -->\n)?^```(sh|python)\n(.*?)^```$", re.M | re.S)
 NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
 
 

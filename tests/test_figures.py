@@ -105,17 +105,25 @@ def test_the_numbers_of_the_fractions(drawn):
     assert "background included" in panel(drawn, "C").notes[0]
 
 
+def rows_of(table, measure):
+    return table.loc[table["measure"] == measure, "value"]
+
+
 def test_the_numbers_of_the_divergences(drawn):
     [table] = panel(drawn, "D").tables.values()
     counts = [np.bincount(IMAGE[PLANES][ROI[PLANES] == code], minlength=256) for code in (1, 2, 3)]
     wanted = [entropy(p + 1e-6, q + 1e-6) for p in counts for q in counts]
-    np.testing.assert_allclose(table["kl"], wanted, rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(rows_of(table, "kl"), wanted, rtol=1e-9, atol=1e-12)
+    ends = table[(table["region"] != table["other"]) & (table["measure"] == "js")]
+    assert (ends["low"] <= ends["value"]).all()
+    assert (ends["value"] <= ends["high"]).all()
     [table] = panel(drawn, "E").tables.values()
     shares = np.array(
         [[np.mean(CELLS[PLANES][ROI[PLANES] == r] == s) for s in (1, 2, 3)] for r in (1, 2, 3)]
     )
     unit = shares / np.linalg.norm(shares, axis=1, keepdims=True)
-    np.testing.assert_allclose(table["dissimilarity"], 1 - (unit @ unit.T).ravel(), atol=1e-12)
+    found = rows_of(table, "cosine")
+    np.testing.assert_allclose(found, 1 - (unit @ unit.T).ravel(), atol=1e-12)
 
 
 def test_a_box_is_kept_to(store):
@@ -129,7 +137,8 @@ def test_a_box_is_kept_to(store):
     counts = [np.bincount(image[roi == code], minlength=256) for code in (1, 2, 3)]
     wanted = [entropy(p + 1e-6, q + 1e-6) for p in counts for q in counts]
     [table] = panel(found, "D").tables.values()
-    np.testing.assert_allclose(table["kl"], wanted, rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(rows_of(table, "kl"), wanted, rtol=1e-9, atol=1e-12)
+    assert set(table["note"]) == {"", "one plane only: no interval"}
 
 
 def test_a_box_without_known_voxels(store):

@@ -135,6 +135,7 @@ WRONG_REQUESTS = [
     (TRUTH.astype(np.uint64) * 2**40, {}, r"code \d+ at voxel"),
     (TRUTH, {"name": "a/b"}, "letters, digits"),
     (TRUTH, {"name": "image"}, "'image'"),
+    (TRUTH, {"name": "z"}, "z, y and x are kept for coordinates"),
     (TRUTH, {"scheme": None}, "say what the codes mean"),
 ]
 

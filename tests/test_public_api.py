@@ -10,11 +10,11 @@ import pytest
 import tifffile
 
 import thc_dask
-from thc_dask import cli
+from thc_dask.cli.arguments import build_parser
 
 VERBS = (
-    "demo", "phantom", "convert", "labels", "count", "histogram", "fractions", "compare",
-    "figures", "report", "info",
+    "demo", "phantom", "convert", "labels", "interpolate", "count", "histogram", "fractions",
+    "compare", "agreement", "figures", "report", "reproduce", "info",
 )  # fmt: skip
 HEAVY = {
     "dask", "distributed", "xarray", "pandas", "zarr", "numba", "matplotlib", "scipy", "tifffile",
@@ -59,7 +59,7 @@ def test_a_verb_is_a_function_and_a_command(verb):
 def commands():
     [group] = [
         action
-        for action in cli._parser()._actions
+        for action in build_parser()._actions
         if isinstance(action, argparse._SubParsersAction)
     ]
     return group.choices

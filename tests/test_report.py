@@ -9,6 +9,7 @@ import xarray as xr
 
 import thc_dask as thc
 from thc_dask.errors import MissingError
+from thc_dask.figures import panels
 from thc_dask.report import sections
 
 SHAPE = (6, 40, 60)
@@ -115,7 +116,7 @@ def test_the_same_store_gives_the_same_page(store, page, tmp_path):
 
 
 def test_a_box_and_sets_are_kept_to(store):
-    parts = sections(store, by="cells", box=thc.Box((1, 0, 0), (2, 10, 10)))
+    parts = sections(store, panels(store, by="cells", box=thc.Box((1, 0, 0), (2, 10, 10))))
     assert [part.heading for part in parts] == [
         "The volume", "A. Slice with structures", "B. Intensity by structure",
         "D. Divergence of intensities", "Provenance",

@@ -17,6 +17,7 @@ from thc_dask import (
     labels,
     open_volume,
     schedule,
+    summary,
 )
 from thc_dask.errors import DataError, UnfinishedError
 from thc_dask.grid import Box
@@ -24,6 +25,7 @@ from thc_dask.schemes import Label, Scheme
 
 SHAPE = (21, 24, 40)
 LAYOUT = {"chunk": (8, 8, 8), "shard": (16, 16, 16), "levels": 3}
+TEXTS = ["note", "test"]
 CUT = Box((2.5, 3, 1), (15, 20, 37))
 REGIONS = Scheme("r", "region", (Label(0, "none"), Label(3, "a"), Label(70, "b")))
 STRUCTURES = Scheme("s", "structure", (Label(0, "none"), Label(1, "c"), Label(2, "d")))
@@ -48,8 +50,11 @@ def ask_all(store):
     asked = [
         histogram(store, box=CUT),
         histogram(store, box=CUT, by_plane=True),
-        compare(store, box=CUT)["js"],
-        fractions(store, box=CUT).to_array(),
+        compare(store, box=CUT, n_resamples=99, n_permutations=99).drop_vars(TEXTS).to_array(),
+        compare(store, of="microstructure", cubes="auto", n_resamples=99)["cohen_h_high"],
+        fractions(store, box=CUT).drop_vars("note").to_array(),
+        fractions(store, denominator="unclipped", n_resamples=99)["low"],
+        summary(store, box=CUT, n_resamples=99).drop_vars("note").to_array(),
     ]
     return [answer.values for answer in dask.compute(*asked)]
 

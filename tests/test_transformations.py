@@ -69,6 +69,8 @@ def test_a_given_window_is_kept_with_what_it_clipped(dtype):
     assert kept["n_below"] == (value < 50).sum()
     assert kept["n_above"] == (value > 150).sum()
     assert kept["n_nan"] == np.isnan(value).sum()
+    assert kept["n_minus_inf"] == (value == -np.inf).sum() == (dtype == np.float32)
+    assert kept["n_plus_inf"] == (value == np.inf).sum() == (dtype == np.float32)
     # The inverse gives every voxel inside back, to half a step.
     low, high = kept["window"]
     back = low + volume["0/image"].values * (high - low) / 255

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Generator, Sequence
-from contextlib import closing
+import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,144 +12,192 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from thc_dask import __version__, schedule
-from thc_dask.errors import RequestError
-from thc_dask.grid import Box, Extent, Grid, Um, Vox, parse_spacing
+from thc_dask.errors import FailureError, RequestError
+from thc_dask.grid import Grid, Vox, parse_spacing
+from thc_dask.options import MEMORY_BYTES as MEMORY_BYTES
+from thc_dask.options import Conversion, wanted
+from thc_dask.plan import Plan, estimate, plan_conversion, sample_boxes, warn_of_limits
+from thc_dask.progress import Progress
 from thc_dask.reader import Reader, read
 from thc_dask.sources import open_reader
-from thc_dask.store.layout import Level, block_memory, default_chunk, default_shard, make_levels
-from thc_dask.store.location import locate
+from thc_dask.store.layout import Level, default_chunk, default_shard, make_levels
+from thc_dask.store.location import Location, locate
 from thc_dask.store.publish import begin, check_place, interrupted, publish_image, sweep
 from thc_dask.store.read import open_volume
+from thc_dask.store.root import ROOT
 from thc_dask.store.shards import Codec
-from thc_dask.store.write import MeanOfVoxels, Progress, Receipt, Target, Wave, plan_waves
+from thc_dask.store.staging import tidy
+from thc_dask.store.write import MeanOfVoxels, Receipt, Target, plan_waves
+from thc_dask.waves import Tasks, n_bytes, n_shards, n_vox_todo, run_waves, unfinished
 
 if TYPE_CHECKING:
     import xarray as xr
 
-MEMORY_BYTES = 2**30  # what the buffers of one process may hold, unless told otherwise
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a conversion did."""
+
+    plan: Plan
+    """What was to be done."""
+    seconds: float
+    """From the first look at the source to the last byte."""
+    n_vox: int
+    """Voxels of level 0 that were made; of a run that went on, only those still missing."""
+    written_bytes: int
+    """Shards that were written, compressed."""
+    n_files: int
+    """Files of the image in the store."""
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What a conversion will do; decided before a voxel is read."""
+class _Job:
+    """A conversion that could begin."""
 
-    shape: Vox
-    """Voxels (z, y, x)."""
-    dtype: str
-    """Type of a voxel."""
-    spacing_um: Um
-    """Micrometers (z, y, x)."""
-    n_levels: int
-    """Levels of the pyramid."""
-    chunk: Vox
-    """Voxels compressed together (z, y, x)."""
-    shard: Vox
-    """Voxels of a file of level 0 (z, y, x)."""
-    n_tasks: int
-    """Blocks that are read once each."""
-    n_shards: int
-    """Files of voxels, all levels, at most."""
-    read_bytes: int
-    """Source voxels."""
-    write_bytes: int
-    """Voxels of all levels before compression."""
-    memory_bytes: int
-    """Buffers of one process."""
+    location: Location
+    reader: Reader
+    """The source's own grey levels, its axes as they will be."""
+    levels: list[Level]
+    options: Conversion
+    record: dict[str, Any]
+    """What the store will say of its making."""
+    begun: dict[str, Any] | None
+    """What an interrupted run said of it."""
 
+    def plan(self, reader: Reader) -> tuple[Target, Tasks, Plan]:
+        """Return where it goes, the tasks, and what they cost; ``reader`` is what is stored."""
+        codec = Codec.parse(self.options.codec)
+        target = Target(self.location, "", "image", reader.dtype, codec, MeanOfVoxels())
+        tasks = plan_waves(
+            target, self.levels, reader, schedule.n_threads(), self.options.memory_bytes
+        )
+        passes = 1 if self.counted_percentiles is None else 2
+        return target, tasks, plan_conversion(reader, self.levels, tasks, self.location.url, passes)
 
-def plan_conversion(
-    reader: Reader, levels: Sequence[Level], tasks: Sequence[tuple[Wave, list[Extent]]]
-) -> Plan:
-    """Return what writing these levels will cost."""
-    itemsize = reader.dtype.itemsize
-    return Plan(
-        shape=reader.grid.shape,
-        dtype=reader.dtype.name,
-        spacing_um=reader.grid.spacing_um,
-        n_levels=len(levels),
-        chunk=levels[0].chunk,
-        shard=levels[0].shard,
-        n_tasks=sum(len(boxes) for _, boxes in tasks),
-        n_shards=sum(level.n_shards for level in levels),
-        read_bytes=reader.grid.n_vox * itemsize,
-        write_bytes=sum(level.grid.n_vox for level in levels) * itemsize,
-        memory_bytes=max(
-            block_memory(wave.levels[0], box.shape, wave.depth, itemsize)
-            for wave, boxes in tasks
-            for box in boxes[:1]
-        ),
-    )
+    @property
+    def counted_percentiles(self) -> tuple[float, float] | None:
+        """Which percentiles of the whole source make the window, None where it is known."""
+        window = self.record["options"]["window"]
+        if window is None or (self.begun and self.begun["normalisation"] is not None):
+            return None
+        from thc_dask.normalise import percentiles
+
+        return percentiles(window)
 
 
 def write_store(
     source: Any,
     store: str | os.PathLike[str],
     *,
-    spacing: str | None = None,
-    levels: int | None = None,
-    chunk: Vox | None = None,
-    shard: Vox | None = None,
-    codec: str = "zstd",
-    window: str | None = None,
-    order: str | None = None,
-    flip: str = "",
-    crop: Box | None = None,
-    memory_bytes: int = MEMORY_BYTES,
-    overwrite: bool = False,
-    resume: bool = False,
     dry_run: bool = False,
     progress: Progress | None = None,
+    **options: Any,
 ) -> Plan:
     """Write the store as ``convert`` does and return the plan that was followed."""
-    location = locate(store)
-    _refuse_nesting(source, store)
-    reader = _seen(source, spacing, order, flip, crop)
-    chunk = chunk or default_chunk(reader.grid.shape)
-    shard = shard or default_shard(chunk)
-    pyramid = make_levels(reader.grid, levels, chunk, shard)
-    options = {"codec": str(Codec.parse(codec)), "window": _window_asked(reader, window)}
-    begun = interrupted(location) if resume else None
-    record: dict[str, Any] = {
-        "software": f"thc_dask {__version__}",
-        "provenance": reader.provenance,
-        "options": options,
-        "layout": _layout(reader.grid, len(pyramid), chunk, shard),
-    }
-    if begun is not None:
-        _same(location.url, begun, record)
-    elif not dry_run:
-        check_place(location, overwrite)
-    reader, normalisation = _eight_bit(reader, options["window"], begun, memory_bytes, dry_run)
-    target = Target(location, "", "image", reader.dtype, Codec.parse(codec), MeanOfVoxels())
-    tasks = plan_waves(target, pyramid, reader, schedule.n_threads(), memory_bytes)
-    plan = plan_conversion(reader, pyramid, tasks)
-    if dry_run or (begun is not None and begun.get("finished")):
-        return plan
+    asked = wanted(**options)
+    return (
+        plan_store(source, store, asked)
+        if dry_run
+        else carry_out(source, store, asked, progress).plan
+    )
+
+
+def plan_store(source: Any, store: str | os.PathLike[str], options: Conversion) -> Plan:
+    """Return what a conversion would do, after a look at a few places; writes nothing."""
+    job = _prepare(source, store, options)
+    reader = _looked_at_in_eight_bit(job)
+    _, _, plan = job.plan(reader)
+    return replace(plan, estimate=estimate(reader, job.levels, Codec.parse(options.codec)))
+
+
+def carry_out(
+    source: Any,
+    store: str | os.PathLike[str],
+    options: Conversion,
+    progress: Progress | None = None,
+) -> Outcome:
+    """Write the store as ``convert`` does and return what that came to."""
+    started = time.monotonic()
+    job = _prepare(source, store, options)
+    location, begun, record = job.location, job.begun, job.record
+    if begun is None:
+        check_place(location, options.overwrite)
+    reader, normalisation = _eight_bit(job, progress)
+    target, tasks, plan = job.plan(reader)
+    if begun is not None and begun.get("finished"):
+        with location.lock():
+            tidy(location)  # a run may be cut off just after its root was written
+        return Outcome(plan, time.monotonic() - started, 0, 0, 0)
+    _warn(job, reader, plan)
     record["normalisation"] = normalisation
     with location.lock():
         if begun is None:
-            begin(location, {**record, "plan": asdict(plan)}, overwrite)
+            begin(location, {**record, "plan": asdict(plan)}, options.overwrite)
         else:
             sweep(location)
-        receipts = run_waves(_unfinished(tasks) if begun else tasks, progress)
-        if normalisation is not None:
-            record["normalisation"] = normalisation | _clipped(receipts, reader.grid.n_vox)
-        limits = (0.0, float(np.iinfo(reader.dtype).max))
-        publish_image(target, pyramid, receipts, record, _window(target, pyramid[-1]), limits)
-    return plan
+            tasks = unfinished(tasks)
+        try:
+            receipts = run_waves(tasks, progress)
+            if not schedule.is_local():
+                sweep(location)  # a worker that was killed leaves what it had not finished
+            if normalisation is not None:
+                record["normalisation"] = normalisation | _clipped(receipts, reader.grid.n_vox)
+            limits = (0.0, float(np.iinfo(reader.dtype).max))
+            window = _window(target, job.levels[-1])
+            publish_image(target, job.levels, receipts, record, window, limits)
+        except FailureError as error:
+            error.args = (f"{error} (--resume goes on where it stopped)",)
+            raise
+    kept = [receipt for wave, _ in tasks for receipt in wave.kept]
+    return Outcome(
+        plan,
+        time.monotonic() - started,
+        n_vox_todo(*tasks[0]),
+        n_bytes(receipts) - n_bytes(kept),
+        n_shards(receipts) - n_shards(kept) + plan.n_files - plan.n_shards,
+    )
 
 
-def _seen(
-    source: Any, spacing: str | None, order: str | None, flip: str, crop: Box | None
-) -> Reader:
+def _prepare(source: Any, store: str | os.PathLike[str], options: Conversion) -> _Job:
+    """Open the source and decide the layout; raise where that is not what was begun."""
+    location = locate(store)
+    location.check_writable()
+    _refuse_nesting(source, store)
+    reader = _seen(source, options)
+    chunk = options.chunk or default_chunk(reader.grid.shape)
+    shard = options.shard or default_shard(chunk)
+    levels = make_levels(reader.grid, options.levels, chunk, shard)
+    codec, window = Codec.parse(options.codec), _window_asked(reader, options.window)
+    record: dict[str, Any] = {
+        "software": f"thc_dask {__version__}",
+        "provenance": reader.provenance,
+        "options": {"codec": str(codec), "window": window},
+        "layout": _layout(reader.grid, len(levels), chunk, shard),
+    }
+    begun = interrupted(location) if options.resume else None
+    if begun is not None:
+        _same(location.url, begun, record)
+    return _Job(location, reader, levels, options, record, begun)
+
+
+def _warn(job: _Job, reader: Reader, plan: Plan) -> None:
+    """Warn of too little memory, and of a disk that is likely to become full."""
+    tight = plan.free_bytes is not None and plan.write_bytes > plan.free_bytes
+    # What is overwritten or was begun has its room already.
+    if tight and job.begun is None and job.location.get(ROOT) is None:
+        plan = replace(plan, estimate=estimate(reader, job.levels, Codec.parse(job.options.codec)))
+    warn_of_limits(plan, job.options.memory_bytes, job.location.url)
+
+
+def _seen(source: Any, options: Conversion) -> Reader:
     """Return the source with its axes as z, y, x, and only the part that is wanted."""
-    spacing_um = None if spacing is None else parse_spacing(spacing)
-    reader = open_reader(source, spacing_um, order)
-    if not flip and crop is None:
+    spacing_um = None if options.spacing is None else parse_spacing(options.spacing)
+    reader = open_reader(source, spacing_um, options.order)
+    if not options.flip and options.crop is None:
         return reader
     from thc_dask import views
 
-    return views.crop(views.reorder(reader, flip=flip), crop)
+    return views.crop(views.reorder(reader, flip=options.flip), options.crop)
 
 
 def _window_asked(reader: Reader, window: str | None) -> str | None:
@@ -163,28 +211,36 @@ def _window_asked(reader: Reader, window: str | None) -> str | None:
     return window or "auto"
 
 
-def _eight_bit(
-    reader: Reader,
-    window: str | None,
-    begun: dict[str, Any] | None,
-    memory_bytes: int,
-    dry_run: bool,
-) -> tuple[Reader, dict[str, Any] | None]:
-    """Return the reader in 8 bit and what the store says of it."""
+def _eight_bit(job: _Job, progress: Progress | None = None) -> tuple[Reader, dict[str, Any] | None]:
+    """Return the reader in 8 bit, if that is wanted, and what the store says of it."""
+    window = job.record["options"]["window"]
     if window is None:
-        return reader, None
+        return job.reader, None
     from thc_dask.kernels.intensity import Window
     from thc_dask.normalise import Normalisation, normalise
     from thc_dask.views import EightBit
 
-    if begun is not None and begun["normalisation"] is not None:
-        found = begun["normalisation"]
+    if job.begun is not None and job.begun["normalisation"] is not None:
+        found = job.begun["normalisation"]
         chosen = Normalisation(Window(*found["window"]), found["chosen"], found["source_dtype"])
-    elif dry_run:
-        chosen = Normalisation(Window(0.0, 1.0), "not counted in a dry run", reader.dtype.name)
     else:
-        chosen = normalise(reader, window, memory_bytes)
-    return EightBit(reader, chosen.window), chosen.record()
+        chosen = normalise(job.reader, window, job.options.memory_bytes, progress)
+    return EightBit(job.reader, chosen.window), chosen.record()
+
+
+def _looked_at_in_eight_bit(job: _Job) -> Reader:
+    """Return the reader in 8 bit, if that is wanted, through a window that a few places give."""
+    ends = job.counted_percentiles
+    if ends is None:
+        return _eight_bit(job)[0]
+    from thc_dask.kernels.intensity import Window
+    from thc_dask.views import EightBit
+
+    boxes = sample_boxes(job.reader, job.levels[0].chunk)
+    voxels = np.concatenate([read(job.reader, box).ravel() for box in boxes])
+    finite = voxels[np.isfinite(voxels)]
+    low, high = np.percentile(finite, ends) if finite.size else (0.0, 1.0)
+    return EightBit(job.reader, Window(float(low), float(max(high, np.nextafter(low, np.inf)))))
 
 
 def _clipped(receipts: Sequence[Receipt], n_vox: int) -> dict[str, Any]:
@@ -195,11 +251,14 @@ def _clipped(receipts: Sequence[Receipt], n_vox: int) -> dict[str, Any]:
         if "read" in receipt:
             box, counts = receipt["read"]["box"], receipt["read"]["counts"]
             blocks[box] = [max(a, b) for a, b in zip(blocks.get(box, counts), counts, strict=True)]
-    below, above, nan = (sum(counts) for counts in zip(*blocks.values(), strict=True))
+    sums = (sum(counts) for counts in zip(*blocks.values(), strict=True))
+    below, above, nan, low_inf, high_inf = sums
     return {
         "n_below": below,
         "n_above": above,
         "n_nan": nan,
+        "n_minus_inf": low_inf,
+        "n_plus_inf": high_inf,
         "clipped_below": below / n_vox,
         "clipped_above": above / n_vox,
     }
@@ -233,53 +292,6 @@ def _same(url: str, begun: dict[str, Any], wanted: dict[str, Any]) -> None:
         )
 
 
-def _unfinished(
-    tasks: Sequence[tuple[Wave, list[Extent]]],
-) -> list[tuple[Wave, list[Extent]]]:
-    """Return the tasks without what an interrupted run has finished."""
-    left = []
-    for wave, boxes in tasks:
-        done = wave.target.receipts(wave.levels[0].wave)
-        rest = replace(wave, done=frozenset(done), kept=tuple(done.values()))
-        left.append((rest, rest.missing(boxes)))
-    return left
-
-
-def run_waves(
-    tasks: Sequence[tuple[Wave, list[Extent]]], progress: Progress | None = None
-) -> list[Receipt]:
-    """Write every wave, one after the other, and return all receipts.
-
-    In threads of this process blocks share the cores and overlap; on any other scheduler each
-    block is a task of its own. The shards are the same.
-    """
-    total = sum(box.n_vox for _, boxes in tasks for box in boxes)
-    done = 0
-    receipts: list[Receipt] = []
-    for wave, boxes in tasks:
-        first = wave.levels[0]
-        receipts += wave.kept
-        # An interrupt may come outside of the generator: whoever cleans up needs its threads ended.
-        with closing(_stream(wave, boxes)) as found:
-            for receipt in found:
-                receipts.append(receipt)
-                z, y, x = (p * s for p, s in zip(receipt["place"], first.shard, strict=True))
-                stop = (z + first.shard[0], y + first.shard[1], x + first.shard[2])
-                done += Extent((z, y, x), stop).intersect(first.grid.extent).n_vox
-                if progress is not None:
-                    progress(done, total)
-    return receipts
-
-
-def _stream(wave: Wave, boxes: Sequence[Extent]) -> Generator[Receipt, None, None]:
-    if schedule.is_local():
-        yield from wave.stream(boxes)
-        return
-    alone = replace(wave, threads=1)
-    for receipts in schedule.run(alone.write, [[box] for box in boxes]):
-        yield from receipts
-
-
 def _window(target: Target, level: Level) -> tuple[float, float]:
     """Return the grey levels that viewers start with: where all but 1 % of the coarsest lie."""
     # Voxels at the type's ends are clipped or empty; they say nothing of the contrast.
@@ -305,20 +317,10 @@ def _refuse_nesting(source: Any, store: str | os.PathLike[str]) -> None:
 def convert(
     source: Any,
     store: str | os.PathLike[str],
+    options: Conversion | None = None,
     *,
-    spacing: str | None = None,
-    levels: int | None = None,
-    chunk: Vox | None = None,
-    shard: Vox | None = None,
-    codec: str = "zstd",
-    window: str | None = None,
-    order: str | None = None,
-    flip: str = "",
-    crop: Box | None = None,
-    memory_bytes: int = MEMORY_BYTES,
-    overwrite: bool = False,
-    resume: bool = False,
     progress: Progress | None = None,
+    **more: Any,
 ) -> xr.DataTree:
     """Write a source to a sharded multiscale OME-Zarr store and return it, opened.
 
@@ -328,37 +330,17 @@ def convert(
     Parameters
     ----------
     source
-        A TIFF or PNG file, a folder of slices or of stacks, ``phantom:z,y,x``, or a lazy
-        ``(z, y, x)`` ``xarray.DataArray``.
+        A path or an address of any known format, or a lazy ``(z, y, x)`` ``xarray.DataArray``.
     store
         Path or URL of the store.
-    spacing
-        Distance of voxel centres with its unit, ``"1.17um"`` or ``"2um,1.17um,1.17um"`` (z, y, x);
-        None takes what the source says.
-    levels
-        Levels of the pyramid; by default until the longest side is 256 voxels or fewer.
-    chunk, shard
-        Voxels (z, y, x) compressed together, and of one file; by default 64 and 256 a side.
-    codec
-        ``"zstd"``, tuned to CT noise, or ``"zstd:LEVEL"``.
-    window
-        What becomes 0 and 255: ``"LOW:HIGH"`` in grey levels of the source, ``"p0.1:p99.9"`` as
-        percentiles of all its voxels, or ``"auto"``. Sources of more than 16 bit get ``"auto"``;
-        16 bit is kept unless a window is given.
-    order
-        The source's axes as they stand: ``"xyz"`` for a source of (x, y, z).
-    flip
-        Axes of the result that run backwards: ``"z"``, ``"yx"``.
-    crop
-        Only voxels whose centre is in this half-open box, micrometers.
-    memory_bytes
-        What the buffers of one process may hold.
-    overwrite
-        Replace a store that exists.
-    resume
-        Go on with a conversion that was interrupted; what it finished is kept.
+    options
+        A ``Conversion``, which says what each option means.
     progress
-        Called with voxels done and voxels in all.
+        Called with voxels done and voxels in all; a ``thc_dask.progress.Watcher`` hears of bytes
+        too.
+    more
+        Options by name: ``spacing``, ``levels``, ``chunk``, ``shard``, ``codec``; ``window`` (to 8
+        bit), ``order``, ``flip``, ``crop``; ``memory_bytes``, ``overwrite``, ``resume``.
 
     Raises
     ------
@@ -374,13 +356,9 @@ def convert(
     Examples
     --------
     >>> from tempfile import mkdtemp
-    >>> volume = convert("phantom:32,64,96", mkdtemp() + "/volume.ome.zarr")
-    >>> volume["0/image"].sizes["x"]
-    96
+    >>> volume = convert("phantom:32,64,96", mkdtemp() + "/volume.ome.zarr", levels=2)
+    >>> volume["1/image"].sizes["x"]
+    48
     """
-    write_store(
-        source, store, spacing=spacing, levels=levels, chunk=chunk, shard=shard, codec=codec,
-        window=window, order=order, flip=flip, crop=crop, memory_bytes=memory_bytes,
-        overwrite=overwrite, resume=resume, progress=progress,
-    )  # fmt: skip
+    carry_out(source, store, wanted(options, **more), progress)
     return open_volume(store)

@@ -10,7 +10,7 @@ from pathlib import Path
 from thc_dask.convert import write_store
 from thc_dask.count import write_counts
 from thc_dask.errors import ExistsError, MissingError, writing
-from thc_dask.figures import figures
+from thc_dask.figures import drawn, panels, save_panels
 from thc_dask.grid import Extent, Vox
 from thc_dask.labels import write_labels
 from thc_dask.page import Section
@@ -105,9 +105,10 @@ def _clear(top: Path) -> Path:
 def _finish(store: Path, folder: Path, tell: Tell) -> list[Section]:
     tell(f"count: {store}")
     write_counts(store)
-    files = figures(store, folder)
+    found = drawn(panels(store))
+    files = save_panels(found, folder)
     tell(f"figures: {len(files)} in {folder}")
-    return sections(store)
+    return sections(store, found)
 
 
 def _named(parts: list[Section], prefix: str) -> list[Section]:

@@ -6,8 +6,8 @@ A slice with labels (A), intensity distributions (B), structure fractions (C), d
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,11 +15,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from thc_dask import plot
-from thc_dask.analysis.regions import compare, fractions, histogram
+from thc_dask.analysis.comparison import compare
+from thc_dask.analysis.regions import fractions, histogram
 from thc_dask.errors import MissingError, RequestError, writing
 from thc_dask.grid import Box, Extent
+from thc_dask.interpolate import annotated, origins
 from thc_dask.output import long_table
 from thc_dask.reader import read
+from thc_dask.store.filesink import write_file
 from thc_dask.store.read import LabelSet, Store, store_of
 
 if TYPE_CHECKING:
@@ -43,6 +46,15 @@ class Panel:
     """By caption."""
     notes: tuple[str, ...] = ()
     """How the numbers were obtained."""
+    of: str = ""
+    """The label set that a slice shows; there is one panel A for each."""
+    png: bytes | None = None
+    """The figure as a file, once it has been drawn: that takes longer than all the numbers."""
+
+    @property
+    def stem(self) -> str:
+        """What a file of it is called, without the suffix."""
+        return self.letter.lower() + (f"_{self.of}" if self.of else "")
 
 
 def choose_sets(store: Store, by: str | None, of: str | None) -> tuple[str | None, str | None]:
@@ -88,8 +100,13 @@ def panels(
         yield _fractions(table)
     if by is not None:
         yield _intensity_divergence(store, by, box)
-    if table is not None and int(table["n_vox"].sum()):
-        yield _composition_divergence(table)
+        if table is not None and of is not None and int(table["n_vox"].sum()):
+            yield _composition_divergence(store, of, by, box)
+
+
+def drawn(found: Iterable[Panel]) -> list[Panel]:
+    """Return the panels with their pictures, for use in several places."""
+    return [replace(panel, png=plot.render(panel.figure, "png")) for panel in found]
 
 
 def slice_panel(store: Store, labels: LabelSet) -> Panel:
@@ -117,16 +134,24 @@ def slice_panel(store: Store, labels: LabelSet) -> Panel:
             z, y, x = here.start
             known[both.shift((-z, -y, -x)).slices[1:]] = True
     spacing = store.levels[level].grid.spacing_um
-    title = f"plane z = {plane} ({store.grid.coordinates(0)[plane]:g} um)"
+    made = origins(store, [labels.name])
+    between = "" if annotated(store, [labels.name], np.array([plane])).all() else ", interpolated"
+    title = f"plane z = {plane} ({store.grid.coordinates(0)[plane]:g} um){between}"
     figure = plot.annotated_slice(
         image, codes, labels.scheme, (spacing[1], spacing[2]), None if known.all() else known, title
     )
     noun = "regions" if labels.scheme.kind == "region" else "structures"
     caption = f"Plane {plane} at level {level} with the {noun} of label set {labels.name!r}."
-    note = (
-        "Chosen plane: the middle one of those with most known voxels. Unknown areas are hatched."
+    notes = (
+        "Chosen plane: the middle one of those with most known voxels. Unknown areas are hatched.",
+        *_interpolated(made),
     )
-    return Panel("A", f"Slice with {noun}", caption, figure, notes=(note,))
+    return Panel("A", f"Slice with {noun}", caption, figure, notes=notes, of=labels.name)
+
+
+def _interpolated(made: dict[str, str]) -> list[str]:
+    """Return notes that say which label sets nobody drew on every plane."""
+    return [f"Label set {name!r} is {how}." for name, how in made.items()]
 
 
 def _window(store: Store, extents: list[Extent]) -> Extent:
@@ -161,6 +186,7 @@ def _distributions(store: Store, by: str, box: Box | None) -> Panel:
         "Each known voxel of level 0 is counted once, in whole numbers; nothing is sampled.",
         f"Answered from: {counts.attrs['answered_from']}. Box: {counts.attrs['box_um']} um.",
         "sd divides by n; a percentile is the smallest intensity that reaches that share.",
+        *_interpolated(counts.attrs.get("interpolated", {})),
     )
     tables = {f"Distribution of intensity by {dim}": summary, "All counts": long_table(counts)}
     figure = plot.intensity_distributions(counts)
@@ -173,9 +199,9 @@ def _fractions(table: xr.Dataset) -> Panel:
     ]
     notes = [
         f"Denominator: {table.attrs['denominator']}.",
-        f"Interval: {table.attrs['interval']}, {table.attrs['n_resamples']} resamples, "
-        f"seed {table.attrs['seed']}. The plane is the unit, since voxels of a plane are alike.",
+        f"{_interval_note(table)} The plane is the unit, since voxels of a plane are alike.",
         f"Answered from: {table.attrs['answered_from']}.",
+        *_interpolated(table.attrs.get("interpolated", {})),
     ]
     if few:
         notes.append(f"One plane only, so no interval: {', '.join(few)}.")
@@ -186,39 +212,56 @@ def _fractions(table: xr.Dataset) -> Panel:
     return Panel("C", "Structures by region", caption, figure, tables, tuple(notes))
 
 
+N_RESAMPLES = 1000  # of divergences: there are as many as pairs of regions
+
+
 def _intensity_divergence(store: Store, by: str, box: Box | None) -> Panel:
-    table = compare(store, by, box).compute()
+    table = compare(
+        store, by, box, measures=("kl", "js", "wasserstein"), n_resamples=N_RESAMPLES,
+        n_permutations=0,
+    ).compute()  # fmt: skip
     dim = str(table["kl"].dims[0])
-    filled = table["n_vox"].values > 0
-    shown = table.isel({dim: filled, "other": filled})
+    shown = _with_counts(table, dim)
     title = "Kullback-Leibler divergence, row from column"
     figure = plot.divergence_matrix(shown["kl"], title, "nats")
     notes = (
         f"p ln(p/q) summed over intensities, {table.attrs['smoothing']:g} added to every count "
         "before dividing, as the paper did. It depends on the direction; js does not.",
+        *_interpolated(table.attrs.get("interpolated", {})),
+        _interval_note(table),
     )
-    tables = {"Divergence of intensity distributions (nats)": long_table(shown[["kl", "js"]])}
+    tables = {"Distances of intensity distributions": long_table(shown)}
     caption = "How far the intensity distribution of the row is from that of the column."
     return Panel("D", "Divergence of intensities", caption, figure, tables, notes)
 
 
-def _composition_divergence(table: xr.Dataset) -> Panel:
-    import xarray as xr
+def _with_counts(table: xr.Dataset, dim: str) -> xr.Dataset:
+    filled = table["n_vox"].values > 0
+    return table.isel({dim: filled, "other": filled})
 
-    from thc_dask.kernels import statistics
 
-    keep = (table["n_vox"].values > 0) & (table["region_code"].values != 0)
-    structures = table["structure_code"].values != 0
-    shares = table["fraction"].isel(region=keep, structure=structures)
-    names = shares["region"].values
-    values = statistics.cosine_dissimilarity(shares.values)
-    matrix = xr.DataArray(values, {"region": names, "other": names}, name="dissimilarity")
-    figure = plot.divergence_matrix(matrix, "1 - cosine similarity of structure fractions", "")
-    notes = (
-        "Fractions of vessel, cell and axon; background is left out and the rest not rescaled. The "
-        "paper calls its Figure 2E a KL divergence; its notebook computes this quantity.",
+def _interval_note(table: xr.Dataset) -> str:
+    about = table.attrs
+    return (
+        f"Interval (low, high): {about['interval']}, {about['n_resamples']} resamples, seed "
+        f"{about['seed']}. It speaks of {about['speaks_of']}."
     )
-    tables = {"Dissimilarity of composition": long_table(matrix)}
+
+
+def _composition_divergence(store: Store, of: str, by: str, box: Box | None) -> Panel:
+    table = compare(
+        store, by, box, of=of, measures=("cosine", "js"), n_resamples=N_RESAMPLES, n_permutations=0
+    ).compute()
+    shown = _with_counts(table, "region")
+    figure = plot.divergence_matrix(shown["cosine"], "1 - cosine similarity of structures", "")
+    notes = (
+        "cosine: fractions of vessel, cell and axon; background is left out and the rest not "
+        "rescaled. The paper calls its Figure 2E a KL divergence; its notebook computes this "
+        "quantity. js: of all known voxels, background included.",
+        *_interpolated(table.attrs.get("interpolated", {})),
+        _interval_note(table),
+    )
+    tables = {"Distances of composition": long_table(shown)}
     caption = "How different the structural composition of two regions is."
     return Panel("E", "Divergence of composition", caption, figure, tables, notes)
 
@@ -267,15 +310,21 @@ def figures(
     """
     if suffix not in (".png", ".svg", ".pdf"):
         raise RequestError(f"figures: unknown format {suffix!r}; use .png, .svg or .pdf")
-    store = store_of(volume)
-    names = [n for n in choose_sets(store, by, of) if n is not None]
-    found = []
-    slices = iter(names)
-    for panel in panels(store, by, of, box):
-        stem = panel.letter.lower() + (f"_{next(slices)}" if panel.letter == "A" else "")
-        path = Path(out) / f"{stem}{suffix}"
+    return save_panels(panels(volume, by, of, box), out, suffix)
+
+
+def save_panels(
+    found: Iterable[Panel], out: str | os.PathLike[str], suffix: str = ".png"
+) -> list[Path]:
+    """Write panels as files into a folder, made if needed, and return their paths."""
+    files = []
+    for panel in found:
+        path = Path(out) / f"{panel.stem}{suffix}"
         with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-        plot.save(panel.figure, path)
-        found.append(path)
-    return found
+        if panel.png is not None and suffix == ".png":
+            write_file(path, panel.png)
+        else:
+            plot.save(panel.figure, path)
+        files.append(path)
+    return files

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from thc_dask.errors import DataError, MissingError, RequestError
 from thc_dask.grid import Vox
+from thc_dask.retry import persist
 
 # Rows that are copied out of a wider page pass through a buffer that stays in the L2 cache.
 SCRATCH_BYTES = 256 * 1024
@@ -75,6 +76,16 @@ def opened(file: File) -> Iterator[int]:
         raise DataError(f"cannot read {file.path}: {error.strerror or error}") from error
     finally:
         os.close(fd)
+
+
+def using(file: File, action: Callable[[int], None]) -> None:
+    """Call ``action`` with a file's descriptor, again where that failed for a moment only."""
+
+    def attempt() -> None:
+        with opened(file) as fd:
+            action(fd)
+
+    persist(attempt, file.path)
 
 
 def fingerprint(rows: Any) -> str:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any
 
-from thc_dask.count import describe, make_pair
+from thc_dask.interpolate import describe as describe_interpolated
+from thc_dask.interpolate import interpolation_of
+from thc_dask.pairs import describe, make_pair
 from thc_dask.store.layout import Level
 from thc_dask.store.location import describe as describe_files
 from thc_dask.store.read import LabelSet, Store, store_of
@@ -13,6 +15,8 @@ from thc_dask.store.tables import stored_digests
 
 if TYPE_CHECKING:
     import xarray as xr
+
+SHOWN = ("method", "annotated_planes", "interpolated_planes", "leave_one_out")
 
 
 def info(volume: str | os.PathLike[str] | xr.DataTree | Store) -> dict[str, Any]:
@@ -41,6 +45,8 @@ def info(volume: str | os.PathLike[str] | xr.DataTree | Store) -> dict[str, Any]
         "levels": [_level(level) for level in store.levels],
         "labels": {name: _labels(labels) for name, labels in store.label_sets.items()},
         "tables": _tables(store),
+        "maps": _maps(store),
+        "unsettled": store.unsettled,
         "codec": store.thc["codec"],
         "normalisation": store.thc["normalisation"],
         "provenance": store.thc["provenance"],
@@ -63,7 +69,7 @@ def _level(level: Level) -> dict[str, Any]:
 def _labels(labels: LabelSet) -> dict[str, Any]:
     extents = labels.extents
     planes = sorted({z for e in extents for z in range(e.start[0], e.stop[0])})
-    return {
+    facts = {
         "scheme": labels.scheme.name,
         "kind": labels.scheme.kind,
         "names": {str(x.code): x.name for x in labels.scheme.labels},
@@ -73,6 +79,11 @@ def _labels(labels: LabelSet) -> dict[str, Any]:
         "provenance": labels.thc["provenance"],
         "digest": labels.digest,
     }
+    if interpolation_of(labels) is not None:
+        # The scores plane by plane are for leave_one_out; here stands what they come to.
+        shown = [{k: v for k, v in e.items() if k not in SHOWN} for e in facts["provenance"]]
+        facts |= {"provenance": shown, "interpolated": describe_interpolated(labels)}
+    return facts
 
 
 def _tables(store: Store) -> dict[str, str]:
@@ -88,4 +99,16 @@ def _tables(store: Store) -> dict[str, str]:
             table = describe(store, make_pair(store, *names))
             fresh = stored_digests(store, table) == table.digests
             found[table.key] = "up to date" if fresh else "stale: thc count makes it anew"
+    return found
+
+
+def _maps(store: Store) -> dict[str, str]:
+    """Return whether each map is of the voxels that are there now."""
+    found = {}
+    now = {"image": store.digest} | {n: s.digest for n, s in store.label_sets.items()}
+    for path, node in store.nodes.items():
+        if path.startswith("maps/") and path.count("/") == 1:
+            of = node["attributes"]["thc"]["digests"]
+            fresh = all(now.get(name) == digest for name, digest in of.items())
+            found[path.split("/")[1]] = "up to date" if fresh else "stale: thc maps makes it anew"
     return found

@@ -1,4 +1,4 @@
-"""Bring a label set into a store: where it lies, what is known, and its pyramid."""
+"""Bring a label set into a store: write its pyramid, then put it in its place."""
 
 from __future__ import annotations
 
@@ -6,169 +6,33 @@ import json
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from thc_dask import schedule
 from thc_dask.convert import MEMORY_BYTES, run_waves
 from thc_dask.errors import DataError, ExistsError, RequestError
-from thc_dask.grid import Extent, Grid, Vox, disjoint
-from thc_dask.origin import reopen
+from thc_dask.grid import AXES, Extent, Grid, Vox, disjoint
+from thc_dask.origin import inmost
+from thc_dask.placement import Added, Laid, Placed, offset_of, place
 from thc_dask.reader import Reader
 from thc_dask.schemes import Scheme, find_scheme
 from thc_dask.sources import open_reader
-from thc_dask.store.publish import ROOT, publish_labels, remove_nodes, without
+from thc_dask.store.publish import clear_receipts, sweep, write_nodes_of_labels
 from thc_dask.store.read import LabelSet, Store, open_volume, store_of
-from thc_dask.store.shards import ArrayReader, Codec
-from thc_dask.store.staging import Staged
+from thc_dask.store.root import add_nodes
+from thc_dask.store.shards import Codec
+from thc_dask.store.staging import Staged, tidy
 from thc_dask.store.write import RECEIPTS, ModeOfKnown, Progress, Receipt, Target, plan_waves
 
 if TYPE_CHECKING:
     import xarray as xr
 
+    from thc_dask.sources.omezarr.labels import Described
+
 
 DEFAULT_NAMES = {"region": "roi", "structure": "microstructure"}
-
-
-@dataclass(frozen=True)
-class Placed:
-    """Labels of a source laid into the volume; zero where they are not known."""
-
-    source: Reader
-    grid: Grid
-    """The volume's."""
-    dtype: np.dtype[Any]
-    """Type in the store: the smallest that holds the scheme."""
-    scheme: Scheme
-    pieces: tuple[tuple[Extent, Vox], ...]
-    """Known boxes of the volume, each with what to add to get to voxels of the source."""
-    name: str
-    """What to call the source in an error."""
-
-    @property
-    def unit(self) -> Vox:
-        return self.source.unit
-
-    @property
-    def provenance(self) -> dict[str, Any]:
-        pieces = [[list(e.start), list(e.stop), list(shift)] for e, shift in self.pieces]
-        return {**self.source.provenance, "pieces": pieces}
-
-    def read_into(self, out: NDArray[Any], start: Vox) -> None:
-        z, y, x = start
-        here = Extent(start, (z + out.shape[0], y + out.shape[1], x + out.shape[2]))
-        out[...] = 0
-        for extent, shift in self.pieces:
-            both = extent.intersect(here)
-            if both.n_vox:
-                values = np.empty(both.shape, self.source.dtype)
-                self.source.read_into(values, both.shift(shift).start)
-                out[both.shift((-z, -y, -x)).slices] = self._checked(values, both)
-
-    def _checked(self, values: NDArray[Any], where: Extent) -> NDArray[Any]:
-        """Return the codes in the store's type, after a look at each."""
-        low, high = int(values.min()), int(values.max())
-        if low >= 0 and high <= int(self.scheme.codes[-1]):
-            codes = values.astype(self.dtype)
-            known = self.scheme.row_of_code(self.dtype) < len(self.scheme.labels)
-            if known[codes].all():
-                return codes
-        odd = ~np.isin(values, self.scheme.codes)
-        place = np.argwhere(odd)[0]
-        z, y, x = (int(a + b) for a, b in zip(place, where.start, strict=True))
-        codes_known = ", ".join(map(str, self.scheme.codes))
-        raise RequestError(
-            f"labels {self.name}: code {values[tuple(place)]} at voxel z={z} y={y} x={x} is not in "
-            f"scheme {self.scheme.name!r} (codes {codes_known}); choose another --scheme"
-        )
-
-
-@dataclass(frozen=True)
-class Added:
-    """What a label set already holds, with more known voxels laid over it."""
-
-    have: ArrayReader | Placed | Added
-    more: Placed
-
-    @property
-    def grid(self) -> Grid:
-        return self.more.grid
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        return self.have.dtype
-
-    @property
-    def unit(self) -> Vox:
-        return self.have.unit
-
-    @property
-    def provenance(self) -> dict[str, Any]:
-        return self.more.provenance
-
-    def read_into(self, out: NDArray[Any], start: Vox) -> None:
-        self.have.read_into(out, start)
-        fresh = np.empty(out.shape, out.dtype)
-        self.more.read_into(fresh, start)
-        z, y, x = start
-        here = Extent(start, (z + out.shape[0], y + out.shape[1], x + out.shape[2]))
-        for extent, _ in self.more.pieces:
-            where = extent.intersect(here).shift((-z, -y, -x)).slices
-            out[where] = fresh[where]
-
-
-def place(
-    shape: Vox, volume: Vox, offset: Vox | None, planes: Sequence[int] | None,
-    extents: Sequence[Extent] | None, name: str,
-) -> tuple[tuple[Extent, Vox], ...]:  # fmt: skip
-    """Return the known boxes of the volume, each with the shift to voxels of the source.
-
-    A source of the volume's shape lies upon it; one with as many planes as ``planes`` names is
-    spread over them; any other needs ``offset``.
-
-    Raises
-    ------
-    RequestError
-        The source does not fit, or a plane or extent is outside it.
-    """
-    spread = planes is not None and offset is None and shape[0] == len(planes) != volume[0]
-    if planes is not None and len(set(planes)) != len(planes):
-        raise RequestError(f"planes {list(planes)}: one is named twice")
-    if planes is not None and not all(0 <= p < volume[0] for p in planes):
-        raise RequestError(f"planes {list(planes)}: the volume has planes 0 to {volume[0] - 1}")
-    if spread and planes is not None and shape[1:] == volume[1:]:
-        full = [
-            (Extent((p, 0, 0), (p + 1, *volume[1:])), (i - p, 0, 0)) for i, p in enumerate(planes)
-        ]
-    else:
-        o = offset or (0, 0, 0)
-        stop = (o[0] + shape[0], o[1] + shape[1], o[2] + shape[2])
-        inside = Extent((0, 0, 0), volume).contains(Extent(o, stop))
-        if (offset is None and shape != volume) or not inside:
-            raise RequestError(
-                f"labels {name}: shape {shape} does not fit the volume {volume} (z,y,x)"
-                + (f" at offset {offset}" if offset else "; give --offset z,y,x, or --planes")
-            )
-        whole = Extent(o, stop)
-        boxes = [Extent((p, *o[1:]), (p + 1, *stop[1:])) for p in planes] if planes else [whole]
-        full = [(box.intersect(whole), (-o[0], -o[1], -o[2])) for box in boxes]
-    pieces = [
-        (both, shift)
-        for extent in (disjoint(extents) if extents else [Extent((0, 0, 0), volume)])
-        for box, shift in full
-        if (both := extent.intersect(box)).n_vox
-    ]
-    n_wanted = sum(e.n_vox for e in disjoint(extents)) if extents else 0
-    if not pieces or (extents and not planes and sum(b.n_vox for b, _ in pieces) != n_wanted):
-        named = "; ".join(map(str, extents or [])) or f"planes {list(planes or [])}"
-        raise RequestError(
-            f"labels {name}: {named} reaches outside what the file covers, "
-            f"{'; '.join(str(b) for b, _ in full[:3])} (z,y,x voxels)"
-        )
-    return tuple(pieces)
 
 
 def write_labels(
@@ -187,38 +51,80 @@ def write_labels(
     progress: Progress | None = None,
 ) -> LabelSet:
     """Write a label set as ``labels`` does and return it."""
-    opened = store_of(store)
-    old = None if into is None else opened.label_set(into)
+    location = store_of(store).location
+    with location.lock():
+        completed = tidy(location)
+        # Not before: until the lock is ours another process may change what the root says.
+        opened = Store(location)
+        old = None if into is None else opened.label_set(into)
+        said = _said(source)
+        rules = _rules(name, scheme or (said.scheme if old is None else None), old)
+        name = into or checked_name(name or DEFAULT_NAMES[rules.kind])
+        again = completed == f"labels/{name}"
+        if old is None:
+            check_free(opened, name, overwrite or again)
+        reader, called = open_reader(source, opened.grid.spacing_um), _called(source)
+        if reader.dtype.kind not in "bui":
+            raise RequestError(
+                f"labels {called}: voxels are {reader.dtype.name}; labels are whole numbers"
+            )
+        if planes is None and extents is None and offset is None:
+            extents = _known_at_source(source, reader, rules)
+            offset = _own_place(source, reader, opened.grid, called)
+            if extents is None and said.extents is not None:
+                extents = [e.shift(offset or (0, 0, 0)) for e in said.extents]
+        dtype = np.dtype(np.uint8 if rules.codes[-1] < 256 else np.uint16)
+        pieces = place(reader.grid.shape, opened.grid.shape, offset, planes, extents, called)
+        new = Placed(reader, opened.grid, dtype, rules, pieces, called)
+        if again:
+            # What is asked for may be just what had broken off, and is complete now.
+            if _is_done(opened.label_set(name), new, old):
+                return opened.label_set(name)
+            if old is None:
+                check_free(opened, name, overwrite)
+        return bring_in(opened, name, new, old, codec, memory_bytes, progress)
+
+
+def _rules(name: str | None, scheme: str | Scheme | None, old: LabelSet | None) -> Scheme:
+    """Return what the codes mean: as is asked for, or as the set that is added to says."""
     found = scheme if isinstance(scheme, Scheme) else find_scheme(scheme) if scheme else None
-    if old is None and found is None:
-        raise RequestError(f"label set {name!r}: say what the codes mean with --scheme")
-    if old is not None and found is not None and found != old.scheme:
-        raise RequestError(f"label set {into!r} has scheme {old.scheme.name!r}, not {found.name!r}")
-    rules = old.scheme if old is not None else found
-    assert rules is not None
-    name = into or name or DEFAULT_NAMES[rules.kind]
+    if old is None:
+        if found is None:
+            raise RequestError(f"label set {name!r}: say what the codes mean with --scheme")
+        return found
+    if found is not None and found != old.scheme:
+        raise RequestError(
+            f"label set {old.name!r} has scheme {old.scheme.name!r}, not {found.name!r}"
+        )
+    return old.scheme
+
+
+def checked_name(name: str) -> str:
+    """Return a name that a label set may have; RequestError says what is wrong with others."""
     if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]*", name):
         raise RequestError(f"label set name {name!r}: letters, digits, _ and -, a letter first")
+    if name in AXES:  # the coordinates of its levels lie beside it
+        raise RequestError(f"label set name {name!r}: z, y and x are kept for coordinates")
     if name == "image" or "_by_" in name:
         # Tables are named after what they count: image by roi is `roi`, else a `_by_` between.
         raise RequestError(f"label set name {name!r}: 'image' and '_by_' are kept for tables")
-    if old is None and name in opened.label_sets and not overwrite:
+    return name
+
+
+def check_free(store: Store, name: str, overwrite: bool) -> None:
+    """Raise ExistsError where a label set has that name and is not to be replaced."""
+    if name in store.label_sets and not overwrite:
         raise ExistsError(
-            f"{opened.url} has a label set {name!r}; give --overwrite to replace it, or "
-            f"--into {name} to add to it"
+            f"{store.url} has a label set {name!r}; give --overwrite to replace it, or, to add "
+            f"planes, thc labels --into {name}"
         )
-    reader, called = open_reader(source, opened.grid.spacing_um), _called(source)
-    if reader.dtype.kind not in "bui":
-        raise RequestError(
-            f"labels {called}: voxels are {reader.dtype.name}; labels are whole numbers"
-        )
-    if planes is None and extents is None and offset is None:
-        extents = _known_at_source(source, reader, rules)
-    dtype = np.dtype(np.uint8 if rules.codes[-1] < 256 else np.uint16)
-    pieces = place(reader.grid.shape, opened.grid.shape, offset, planes, extents, called)
-    new = Placed(reader, opened.grid, dtype, rules, pieces, called)
-    with opened.location.lock():
-        return _write(opened, name, new, old, codec, memory_bytes, progress)
+
+
+def _is_done(labels: LabelSet, new: Placed, old: LabelSet | None) -> bool:
+    """Whether a label set is what bringing in ``new`` would make it."""
+    made = labels.thc["provenance"]
+    same = bool(made[-1] == json.loads(json.dumps(new.provenance)))
+    return same and labels.scheme == new.scheme and (old is not None or len(made) == 1)
 
 
 def _known_at_source(source: Any, reader: Reader, scheme: Scheme) -> list[Extent] | None:
@@ -236,6 +142,26 @@ def _known_at_source(source: Any, reader: Reader, scheme: Scheme) -> list[Extent
     return annotated_extents(reader, scheme=scheme.name)
 
 
+def _said(source: Any) -> Described:
+    """Return what labels say of themselves, where their format can."""
+    from thc_dask.sources.omezarr.labels import Described, describe_labels
+
+    if isinstance(source, str | os.PathLike):
+        return describe_labels(os.fspath(source))
+    return Described(None, None)
+
+
+def _own_place(source: Any, reader: Reader, volume: Grid, called: str) -> Vox | None:
+    """Return where OME-Zarr labels say they lie; other formats are laid upon the volume."""
+    if inmost(reader.provenance)["kind"] != "zarr":
+        return None
+    try:
+        own = open_reader(source).grid
+    except RequestError:  # it knows no voxel size
+        return None
+    return offset_of(own, volume, called)
+
+
 def _called(source: Any) -> str:
     """Return what to call a source in an error: an array would print its voxels."""
     if isinstance(source, str | os.PathLike):
@@ -243,10 +169,14 @@ def _called(source: Any) -> str:
     return str(getattr(source, "name", None) or type(source).__name__)
 
 
-def _write(
-    store: Store, name: str, new: Placed, old: LabelSet | None, codec: str, memory_bytes: int,
+def bring_in(
+    store: Store, name: str, new: Laid, old: LabelSet | None, codec: str, memory_bytes: int,
     progress: Progress | None,
 ) -> LabelSet:  # fmt: skip
+    """Write labels that are laid into the volume; the caller holds the store's lock.
+
+    ``old`` is the set that they are added to, None for one of their own.
+    """
     boxes = disjoint(extent for extent, _ in new.pieces)
     known = [*(old.extents if old else []), *boxes]
     if old is not None and any(a.intersect(b).n_vox for a in old.extents for b in boxes):
@@ -270,11 +200,18 @@ def _write(
     provenance = [*(old.thc["provenance"] if old else []), new.provenance]
     try:
         receipts = run_waves(tasks, progress)
+        if not schedule.is_local():
+            sweep(store.location)
         merged = _merge(store, target, receipts) if old else receipts
-        root = store.root if staged is None else without(store.root, prefix.rstrip("/"))
-        publish_labels(target, store.levels, merged, root, new.scheme, known, provenance)
-        if staged is not None:
-            _settle(store, name, staged, afresh=old is None)
+        nodes = write_nodes_of_labels(
+            target, store.levels, merged, new.scheme, known, provenance
+        )  # fmt: skip
+        if staged is None:
+            add_nodes(store.location, store.root_bytes, nodes)
+            clear_receipts(target)
+        else:
+            clear_receipts(target)
+            staged.settle(store.root_bytes, prefix.rstrip("/"), nodes)
     except BaseException:
         if staged is not None:
             staged.discard()
@@ -283,36 +220,6 @@ def _write(
                 store.location.delete(key)
         raise
     return Store(store.location).label_set(name)
-
-
-def _settle(store: Store, name: str, staged: Staged, afresh: bool) -> None:
-    """Put a label set in the place of the one before; nobody finds a mix of both."""
-    remove_nodes(store.location, store.root, f"labels/{name}")
-    if afresh:
-        store.location.delete(f"labels/{name}")
-    staged.settle(last=ROOT)
-
-
-def laid(labels: LabelSet) -> Placed | Added:
-    """Return a reader of a label set's own sources, opened again and laid as they were.
-
-    Raises
-    ------
-    RequestError
-        A source is gone, has changed, or was an array in memory.
-    """
-    grid, dtype = labels.store.grid, labels.array().dtype
-    found: Placed | Added | None = None
-    for entry in labels.thc["provenance"]:
-        source = reopen({k: v for k, v in entry.items() if k != "pieces"})
-        pieces = tuple(
-            (Extent(tuple(start), tuple(stop)), tuple(shift))
-            for start, stop, shift in entry["pieces"]
-        )
-        part = Placed(source, grid, dtype, labels.scheme, pieces, str(entry.get("location")))
-        found = part if found is None else Added(found, part)
-    assert found is not None
-    return found
 
 
 def _merge(store: Store, target: Target, receipts: Sequence[Receipt]) -> list[Receipt]:
@@ -350,7 +257,8 @@ def labels(
     name
         Name of the label set; by default ``roi`` for regions, ``microstructure`` for structures.
     scheme
-        What the codes mean: the name of a scheme, a file, or a ``Scheme``.
+        What the codes mean: the name of a scheme, a file, or a ``Scheme``; None takes what
+        OME-Zarr labels say of themselves.
     planes
         The z planes that are annotated, in voxels. A source with just that many planes is
         spread over them.
@@ -358,7 +266,8 @@ def labels(
         Boxes of voxels inside which the labels are known. Outside them a voxel is *unknown* and
         counts nowhere; inside them 0 means *none of these*. By default all that the source covers.
     offset
-        Where voxel (0, 0, 0) of a smaller source lies in the volume (z, y, x).
+        Where voxel (0, 0, 0) of a smaller source lies in the volume (z, y, x); OME-Zarr labels
+        know it themselves.
     into
         Add to this existing label set.
     overwrite

@@ -12,9 +12,11 @@ from numpy.typing import NDArray
 from thc_dask import schedule
 from thc_dask.errors import RequestError
 from thc_dask.grid import Extent, blocks
-from thc_dask.kernels.intensity import Window, add_counts, find_window, n_bins
-from thc_dask.reader import Reader, read
+from thc_dask.kernels.intensity import Window, counts_of, find_window, n_bins
+from thc_dask.progress import Progress, Standing, tell
+from thc_dask.reader import Reader, pieces
 
+STEP = "grey levels"  # as progress calls it
 AUTO = (0.1, 99.9)
 """Percentiles of ``auto``: one voxel in a thousand is clipped at each end."""
 
@@ -26,9 +28,8 @@ class _Counting:
     reader: Reader
 
     def __call__(self, extent: Extent) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        voxels = countable(read(self.reader, extent))
-        table = np.zeros(n_bins(voxels.dtype), np.int64)
-        add_counts(voxels, table)
+        parts = (countable(part) for _, part in pieces(self.reader, self.reader.unit, extent))
+        table = counts_of(parts, counted_as(self.reader.dtype))
         filled = np.flatnonzero(table)
         return filled, table[filled]
 
@@ -40,12 +41,22 @@ def countable(voxels: NDArray[Any]) -> NDArray[Any]:
     return voxels if voxels.dtype == np.uint16 else voxels.astype(np.float32, copy=False)
 
 
-def global_counts(reader: Reader, memory_bytes: int) -> NDArray[np.int64]:
+def counted_as(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """Return the type that ``countable`` makes of a type."""
+    return np.dtype(np.uint16 if dtype in (np.uint8, np.uint16) else np.float32)
+
+
+def global_counts(
+    reader: Reader, memory_bytes: int, progress: Progress | None = None
+) -> NDArray[np.int64]:
     """Return how many voxels of a source fall into each bin of ``kernels.intensity``; one pass."""
-    dtype = np.dtype(np.uint16 if reader.dtype in (np.uint8, np.uint16) else np.float32)
-    table = np.zeros(n_bins(dtype), np.int64)
+    itemsize, n_vox, done = reader.dtype.itemsize, reader.grid.n_vox, 0
+    tell(progress, Standing(0, n_vox, read_bytes=0, step=STEP))
+    table = np.zeros(n_bins(counted_as(reader.dtype)), np.int64)
     for filled, counts in schedule.run(_Counting(reader), _slabs(reader, memory_bytes)):
         table[filled] += counts
+        done += int(counts.sum())
+        tell(progress, Standing(done, n_vox, read_bytes=done * itemsize, step=STEP))
     return table
 
 
@@ -83,7 +94,9 @@ class Normalisation:
         }
 
 
-def normalise(reader: Reader, text: str, memory_bytes: int) -> Normalisation:
+def normalise(
+    reader: Reader, text: str, memory_bytes: int, progress: Progress | None = None
+) -> Normalisation:
     """Return the window that ``--window`` asks for.
 
     ``LOW:HIGH`` are grey levels of the source, ``p1:p99`` percentiles of all its finite voxels,
@@ -94,14 +107,28 @@ def normalise(reader: Reader, text: str, memory_bytes: int) -> Normalisation:
     RequestError
         The text is none of these, or no such window exists.
     """
-    ends = parse_window(text)
-    if ends is not None and not ends[0]:
-        return Normalisation(Window(*ends[1]), "given", reader.dtype.name)
-    low, high = AUTO if ends is None else ends[1]
-    dtype = np.dtype(np.uint16 if reader.dtype in (np.uint8, np.uint16) else np.float32)
-    window = find_window(global_counts(reader, memory_bytes), dtype, low, high)
+    ends = percentiles(text)
+    if ends is None:
+        given = parse_window(text)
+        assert given is not None
+        return Normalisation(Window(*given[1]), "given", reader.dtype.name)
+    low, high = ends
+    counts = global_counts(reader, memory_bytes, progress)
+    window = find_window(counts, counted_as(reader.dtype), low, high)
     how = f"percentiles {low:g} and {high:g} of all finite voxels"
     return Normalisation(window, how, reader.dtype.name)
+
+
+def percentiles(text: str) -> tuple[float, float] | None:
+    """Return the percentiles of all voxels that a window asks for, None where it is given.
+
+    >>> percentiles("p1:p99"), percentiles("auto"), percentiles("0:255")
+    ((1.0, 99.0), (0.1, 99.9), None)
+    """
+    ends = parse_window(text)
+    if ends is None:
+        return AUTO
+    return ends[1] if ends[0] else None
 
 
 def parse_window(text: str) -> tuple[bool, tuple[float, float]] | None:

@@ -15,7 +15,8 @@ def reopen(provenance: dict[str, Any], source: Any = None) -> Reader:
     """Return a reader of the very voxels that ``provenance`` describes.
 
     ``source`` is used instead of the recorded location: for a source that has moved, or that was
-    an array in memory.
+    an array in memory. Its place, names and times may be others; whether its voxels are the same
+    is for the caller to prove.
 
     Raises
     ------
@@ -23,16 +24,38 @@ def reopen(provenance: dict[str, Any], source: Any = None) -> Reader:
         The source cannot be opened again, or is no longer what it was.
     """
     reader = _open(provenance, source)
-    if reader.provenance != provenance:
-        now, then = reader.provenance, provenance
+    now, then = reader.provenance, provenance
+    if source is not None:
+        now, then = _lasting(now), _lasting(then)
+    if now != then:
         odd = next((k for k in {**then, **now} if now.get(k) != then.get(k)), "provenance")
-        # A source that has moved is the same source if all else is.
-        if source is None or odd != "location":
-            raise RequestError(
-                f"source {provenance.get('location', provenance['kind'])}: its {odd} was "
-                f"{then.get(odd)} and is {now.get(odd)} now; the store cannot be mended from it"
-            )
+        raise RequestError(
+            f"source {provenance.get('location', provenance['kind'])}: its {odd} was "
+            f"{then.get(odd)} and is {now.get(odd)} now; the store cannot be mended from it"
+        )
     return reader
+
+
+# What changes when a source is copied, or made again.
+FLEETING = {"location", "fingerprint", "first_file", "last_file", "token", "made_from"}
+
+
+def _lasting(provenance: dict[str, Any]) -> dict[str, Any]:
+    kept = {k: v for k, v in provenance.items() if k not in FLEETING}
+    if isinstance(kept.get("source"), dict):
+        kept["source"] = _lasting(kept["source"])
+    return kept
+
+
+def inmost(provenance: dict[str, Any]) -> dict[str, Any]:
+    """Return what a source is that was reordered or cropped.
+
+    >>> inmost({"kind": "reordered", "source": {"kind": "zarr"}})
+    {'kind': 'zarr'}
+    """
+    while isinstance(provenance.get("source"), dict):
+        provenance = provenance["source"]
+    return provenance
 
 
 def _open(provenance: dict[str, Any], source: Any) -> Reader:

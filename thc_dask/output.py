@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 SUFFIXES = (".csv", ".parquet", ".json", ".nc", ".zarr")
 NEEDS = {".parquet": ("pyarrow",), ".nc": ("h5netcdf", "h5py")}
+BESIDE = ("low", "high", "p", "p_holm", "p_bh")  # what goes with a measure
 MARK = "thc_table"  # attribute of the tables we write as folders
 
 
@@ -64,7 +65,9 @@ def long_table(table: xr.DataArray | xr.Dataset) -> pd.DataFrame:
     """Return a table with one row a value: first its dims, then the values.
 
     Variables that lack one of the dims are left out (a region's total stands in every file that
-    keeps arrays, ``.nc`` and ``.zarr``).
+    keeps arrays, ``.nc`` and ``.zarr``). Of a table whose attribute ``measures`` names its
+    variables and their units, each measure has rows of its own, with what goes with it:
+    ``_low``, ``_high``, ``_p``, ``_p_holm``, ``_p_bh``.
 
     >>> import xarray as xr
     >>> table = xr.DataArray([[1, 2]], {"region": ["CTX"], "intensity": [0, 1]}, name="count")
@@ -72,10 +75,41 @@ def long_table(table: xr.DataArray | xr.Dataset) -> pd.DataFrame:
     ['region,intensity,count', 'CTX,0,1', 'CTX,1,2']
     """
     dataset = _dataset(table)
+    if "measures" in dataset.attrs:
+        return _by_measure(dataset)
     dims = max((v.dims for v in dataset.data_vars.values()), key=len)
     keep = [name for name, v in dataset.data_vars.items() if v.dims == dims]
     plain = dataset[keep].reset_coords(drop=True)
-    return plain.to_dataframe(dim_order=list(dims)).reset_index()
+    frame = plain.to_dataframe(dim_order=list(dims))
+    # A table that is long already has rows, and no names for them.
+    return frame.reset_index(drop=dims == ("row",) and "row" not in dataset.coords)
+
+
+def _by_measure(dataset: xr.Dataset) -> pd.DataFrame:
+    """Return rows of (dims, measure, value, low, high, p..., units, note)."""
+    import pandas as pd
+
+    measures = {n: units for n, units in dataset.attrs["measures"].items() if n in dataset}
+    plain = dataset.reset_coords(drop=True)
+    beside = [s for s in BESIDE if any(f"{name}_{s}" in dataset for name in measures)]
+    dims = max((dataset[name].dims for name in measures), key=len)
+    frames = []
+    for name, units in measures.items():
+        own = plain[name].dims
+        parts = {"value": plain[name]} | {
+            s: plain[f"{name}_{s}"] for s in beside if f"{name}_{s}" in dataset
+        }
+        some = dataset.__class__(parts)
+        if "note" in plain:
+            some["note"] = plain["note"].broadcast_like(some["value"])
+        frame = some.to_dataframe(dim_order=list(own)).reset_index()
+        frames.append(frame.assign(measure=name, units=units))
+    found = pd.concat(frames, ignore_index=True)
+    columns = [*dims, "measure", "value", *beside, "units", *(["note"] if "note" in plain else [])]
+    found = found.reindex(columns=columns)
+    texts = [d for d in dims if dataset[d].dtype.kind in "OUT"]
+    found[texts] = found[texts].fillna("")  # a number for all structures names none
+    return found
 
 
 def _dataset(table: xr.DataArray | xr.Dataset) -> xr.Dataset:

@@ -45,6 +45,8 @@ class Section:
     """Keys and values, for instance the provenance."""
     notes: Sequence[str] = ()
     """How the numbers of this section were obtained."""
+    png: bytes | None = None
+    """The picture as a PNG file, if it has been drawn already."""
 
 
 def render_report(title: str, sections: Sequence[Section], subtitle: str = "") -> str:
@@ -126,10 +128,10 @@ def table_html(frame: pd.DataFrame, caption: str) -> str:
     return f"<details><summary>{title} ({len(frame):,} rows)</summary>{table}</details>"
 
 
-def _figure_html(figure: Figure, caption: str, alt: str) -> str:
+def _figure_html(figure: Figure, png: bytes | None, caption: str, alt: str) -> str:
     """Return the figure as a picture inside the page, 100 px an inch or as wide as the page."""
     width, height = (round(100 * inches) for inches in figure.get_size_inches())
-    data = base64.b64encode(render(figure, "png")).decode("ascii")
+    data = base64.b64encode(png or render(figure, "png")).decode("ascii")
     below = f"<figcaption>{escape(caption)}</figcaption>" if caption else ""
     return (
         f'<figure><img alt="{escape(alt)}" width="{width}" height="{height}" '
@@ -142,7 +144,7 @@ def _section_html(section: Section, anchor: str) -> str:
     parts += [f"<p>{escape(paragraph)}</p>" for paragraph in section.text]
     if section.figure is not None:
         alt = section.alt or section.caption or section.heading
-        parts.append(_figure_html(section.figure, section.caption, alt))
+        parts.append(_figure_html(section.figure, section.png, section.caption, alt))
     parts += [table_html(frame, caption) for caption, frame in section.tables.items()]
     if section.facts:
         parts.append(_facts_html(section.heading, section.facts))

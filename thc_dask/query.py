@@ -8,18 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from thc_dask.count import IMAGE, Pair, Task, describe, make_pair, tasks
 from thc_dask.grid import Box, Extent, Vox
+from thc_dask.index import index_of, snap
+from thc_dask.pairs import IMAGE, Pair, Task, describe, known_planes, make_pair, tasks
 from thc_dask.store.read import Store
-from thc_dask.store.tables import Table, open_table, stored_digests
-
-if TYPE_CHECKING:
-    import xarray as xr
+from thc_dask.store.tables import Table, stored_digests
 
 
 @dataclass(frozen=True)
@@ -38,27 +36,31 @@ class Answer:
 
 
 def ask(
-    store: Store, rows: str, columns: str = IMAGE, box: Box | None = None, by_plane: bool = False
-) -> Answer:
+    store: Store, rows: str, columns: str = IMAGE, box: Box | None = None, by_plane: bool = False,
+    aligned: bool = False,
+) -> Answer:  # fmt: skip
     """Return the counts of ``columns`` by ``rows`` inside ``box``, exactly.
 
     Tables answer where they exist and are of these voxels; otherwise, and for chunks that the box
-    cuts, the answer is a lazy sum over voxels.
+    cuts, the answer is a lazy sum over voxels. With ``aligned`` the faces of the box move to the
+    nearest faces of chunks, so that no chunk is cut.
     """
     pair = make_pair(store, rows, columns)
     table = describe(store, pair)
     extent = store.grid.extent_of(box)
-    planes = _known_planes(pair, extent)
+    if aligned:
+        extent = snap(extent, store.grid.shape, store.levels[0].chunk)
+    planes = known_planes(pair, extent)
     stored = stored_digests(store, table)
     fresh = stored == table.digests
     if fresh and extent.shape[1:] == store.grid.shape[1:]:
-        kept = open_table(store, table, "plane")
-        data = kept["counts"].values[np.isin(kept["plane"].values, planes)]
+        data = index_of(store, table).of_planes(planes)
         if by_plane:
             return Answer(table, extent, data, planes, "plane table")
         return Answer(table, extent, data.sum(axis=0), None, "plane table")
     if fresh and not by_plane:
-        data, cut = _split(pair, extent, open_table(store, table, "chunk"))
+        index = index_of(store, table)
+        data, cut = index.whole(extent), index.cut(extent)
         if not cut:
             return Answer(table, extent, data, None, "chunk table")
         source = f"chunk table, and voxels of the {len(cut)} chunks that the box cuts"
@@ -68,27 +70,6 @@ def ask(
     if by_plane:
         return Answer(table, extent, _lazy_planes(pair, extent, planes), planes, source)
     return Answer(table, extent, _lazy_total(pair, extent, None), None, source)
-
-
-def _known_planes(pair: Pair, extent: Extent) -> NDArray[np.int64]:
-    """Return the planes of the box that hold known voxels of it."""
-    boxes = [b for e in pair.known if (b := e.intersect(extent)).n_vox]
-    found = {z for b in boxes for z in range(b.start[0], b.stop[0])}
-    return np.array(sorted(found), np.int64)
-
-
-def _split(pair: Pair, extent: Extent, table: xr.Dataset) -> tuple[NDArray[np.int64], list[Vox]]:
-    """Return the counts of the chunks that lie inside the box, and the chunks it cuts."""
-    array = pair.rows.array
-    places = np.stack([table[f"chunk_{axis}"].values for axis in "zyx"], axis=1)
-    low = places * np.array(array.chunk)
-    high = np.minimum(low + np.array(array.chunk), np.array(array.shape))
-    start, stop = np.array(extent.start), np.array(extent.stop)
-    touched = ((high > start) & (low < stop)).all(axis=1)
-    inside = ((low >= start) & (high <= stop)).all(axis=1)
-    total = table["counts"][np.flatnonzero(inside)].values.sum(axis=0, dtype=np.int64)
-    cut = [(int(z), int(y), int(x)) for z, y, x in places[touched & ~inside]]
-    return total, cut
 
 
 def _lazy_total(pair: Pair, extent: Extent, places: Sequence[Vox] | None) -> Any:
@@ -131,7 +112,7 @@ def _lazy_planes(pair: Pair, extent: Extent, planes: NDArray[np.int64]) -> Any:
 
 
 def _sum_of_planes(task: Task, places: Sequence[Vox]) -> NDArray[np.int64]:
-    total: NDArray[np.int64] = task(places)[0].planes.sum(axis=0)
+    total: NDArray[np.int64] = task(places)[0].planes.sum(axis=0, dtype=np.int64)
     return total
 
 

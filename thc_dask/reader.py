@@ -6,12 +6,19 @@ streams through it with buffers that it reuses; everyone else sees the lazy arra
 
 from __future__ import annotations
 
+import json
+import math
+import threading
+from collections.abc import Iterator
+from hashlib import blake2b
+from itertools import pairwise, product
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from thc_dask.grid import AXES, Extent, Grid, Vox
+from thc_dask.retry import persist
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -50,8 +57,66 @@ class Reader(Blocks, Protocol):
 def read(reader: Blocks, extent: Extent) -> NDArray[Any]:
     """Return the voxels of ``extent`` as a new (z, y, x) array."""
     out = np.empty(extent.shape, reader.dtype)
-    reader.read_into(out, extent.start)
+    fill(reader, out, extent.start)
     return out
+
+
+def fill(reader: Blocks, out: NDArray[Any], start: Vox) -> NDArray[np.int64] | None:
+    """Fill ``out`` as ``reader.read_into`` does, again where that failed for a moment only."""
+    stop = tuple(a + n for a, n in zip(start, out.shape, strict=True))
+    what = f"voxels {Extent(start, stop)}"
+    return persist(lambda: reader.read_into(out, start), what)
+
+
+PIECE_BYTES = 2**22  # what is worth reading at a time, and stays in a cache
+
+
+class _Buffer(threading.local):
+    """Memory of each thread that is used again: fresh memory is slow."""
+
+    def __init__(self) -> None:
+        self.raw = np.empty(0, np.uint8)
+
+    def array(self, shape: Vox, dtype: np.dtype[Any]) -> NDArray[Any]:
+        """Return an array with the content of before."""
+        n_bytes = math.prod(shape) * dtype.itemsize
+        if len(self.raw) < n_bytes:
+            self.raw = np.empty(n_bytes, np.uint8)
+        return self.raw[:n_bytes].view(dtype).reshape(shape)
+
+
+_buffer = _Buffer()
+
+
+def pieces(reader: Blocks, unit: Vox, extent: Extent) -> Iterator[tuple[Extent, NDArray[Any]]]:
+    """Yield a box piece by piece with its voxels, which hold until the next is asked for.
+
+    Pieces are some megabytes and cut no unit that the box itself does not cut.
+    """
+    sizes = list(unit)
+    for axis in (2, 1, 0):  # rows are what files hold
+        others = math.prod(sizes) // sizes[axis]
+        fit = PIECE_BYTES // (others * reader.dtype.itemsize * unit[axis])
+        sizes[axis] = unit[axis] * max(1, min(fit, -(-extent.shape[axis] // unit[axis])))
+    cuts = (
+        pairwise([a, *range(a // size * size + size, b, size), b])
+        for a, b, size in zip(extent.start, extent.stop, sizes, strict=True)
+    )
+    for (z0, z1), (y0, y1), (x0, x1) in product(*cuts):
+        box = Extent((z0, y0, x0), (z1, y1, x1))
+        voxels = _buffer.array(box.shape, reader.dtype)
+        fill(reader, voxels, box.start)
+        yield box, voxels
+
+
+def graph_name(provenance: dict[str, Any]) -> str:
+    """Return how the dask graph of a source's voxels is named, if nothing was done to them.
+
+    >>> graph_name({"kind": "npy"})
+    'source-e657119a85caf6b3'
+    """
+    text = json.dumps(provenance, sort_keys=True, default=str)
+    return f"source-{blake2b(text.encode(), digest_size=8).hexdigest()}"
 
 
 def as_dataarray(reader: Reader, name: str = "image", chunk: Vox = (64, 512, 512)) -> xr.DataArray:
@@ -74,8 +139,9 @@ def as_dataarray(reader: Reader, name: str = "image", chunk: Vox = (64, 512, 512
         return read(reader, Extent((z0, y0, x0), (z1, y1, x1)))
 
     array = da.map_blocks(
-        block, chunks=chunks, dtype=reader.dtype, meta=np.empty((0, 0, 0), reader.dtype)
-    )
+        block, chunks=chunks, dtype=reader.dtype, meta=np.empty((0, 0, 0), reader.dtype),
+        name=f"{graph_name(reader.provenance)}-{'x'.join(map(str, sizes))}",
+    )  # fmt: skip
     coords = {
         axis: (axis, grid.coordinates(i), {"units": "micrometer"}) for i, axis in enumerate(AXES)
     }

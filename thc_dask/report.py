@@ -3,38 +3,37 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from thc_dask import __version__
-from thc_dask.figures import panels
+from thc_dask.figures import Panel, panels
 from thc_dask.grid import Box
 from thc_dask.info import info
 from thc_dask.page import Section, render_report
-from thc_dask.store.location import write_file
+from thc_dask.store.filesink import write_file
 from thc_dask.store.read import store_of
 
 
-def sections(
-    volume: Any, by: str | None = None, of: str | None = None, box: Box | None = None
-) -> list[Section]:
-    """Return the parts of a store's report, in the order of the paper's panels."""
+def sections(volume: Any, found: Iterable[Panel]) -> list[Section]:
+    """Return the parts of a store's report around its panels."""
     store = store_of(volume)
     facts = info(store)
-    found = [Section("The volume", [_describe(facts)], facts=_geometry(facts))]
-    found += [
+    parts = [Section("The volume", [_describe(facts)], facts=_geometry(facts))]
+    parts += [
         Section(
             f"{panel.letter}. {panel.title}",
             figure=panel.figure,
             caption=panel.caption,
             tables=panel.tables,
             notes=panel.notes,
+            png=panel.png,
         )
-        for panel in panels(store, by, of, box)
+        for panel in found
     ]
-    found.append(Section("Provenance", facts=_provenance(facts)))
-    return found
+    parts.append(Section("Provenance", facts=_provenance(facts)))
+    return parts
 
 
 def _describe(facts: dict[str, Any]) -> str:
@@ -58,6 +57,12 @@ def _geometry(facts: dict[str, Any]) -> dict[str, Any]:
             f"{labels['kind']}s after {labels['scheme']}; known on {labels['n_planes']} planes, "
             f"{labels['n_known_vox']:,} voxels"
         )
+        if "interpolated" in labels:
+            made = labels["interpolated"]
+            shown[f"label set {name}"] += (
+                f"; interpolated between the {len(made['annotated_planes'])} annotated planes of "
+                f"{made['source']} ({made['state']})"
+            )
     return shown
 
 
@@ -118,4 +123,5 @@ def report(
     'report.html'
     """
     store = store_of(volume)
-    return write_page(out, f"Report of {Path(store.url).name}", sections(store, by, of, box))
+    parts = sections(store, panels(store, by, of, box))
+    return write_page(out, f"Report of {Path(store.url).name}", parts)

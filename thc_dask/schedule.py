@@ -22,6 +22,8 @@ from functools import cache
 from itertools import islice
 from typing import Any, TypeVar
 
+from thc_dask.errors import FailureError
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -83,7 +85,13 @@ def run(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[R
         return
     try:
         yield from _on_pool(_processes(), function, items, n_threads() * IN_FLIGHT_PER_WORKER)
-    except (BrokenExecutor, KeyboardInterrupt):  # the interrupt ends the processes too
+    except BrokenExecutor as error:
+        _processes.cache_clear()
+        raise FailureError(
+            "a worker process was ended from outside, perhaps because memory was short; see that "
+            "there is enough, then run it again"
+        ) from error
+    except KeyboardInterrupt:  # ends the processes too
         _processes.cache_clear()
         raise
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -213,16 +213,24 @@ def _parse_itksnap(text: str, name: str) -> dict[str, Any]:
         color = "#{:02x}{:02x}{:02x}".format(*map(int, found.groups()[1:4]))
         if int(found[1]):
             labels.append({"code": int(found[1]), "name": found[5].strip(), "color": color})
+    if not labels:
+        raise DataError(f"scheme file {name}: it has no label but that of code 0")
+    return {"kind": kind_of(label["name"] for label in labels), "labels": labels}
+
+
+def kind_of(names: Iterable[str]) -> Kind:
+    """Return what labels of these names are: structures if all names are those of structures.
+
+    >>> kind_of(["Vessel", "cell"]), kind_of(["CTX", "cell"])
+    ('structure', 'region')
+    """
     structures = {
         label.name
         for scheme in SCHEMES.values()
         if scheme.kind == "structure"
         for label in scheme.labels
     }
-    if not labels:
-        raise DataError(f"scheme file {name}: it has no label but that of code 0")
-    names = {label["name"].casefold() for label in labels}
-    return {"kind": "structure" if names <= structures else "region", "labels": labels}
+    return "structure" if {name.casefold() for name in names} <= structures else "region"
 
 
 def find_scheme(name: str) -> Scheme:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -16,15 +17,18 @@ from thc_dask.convert import MEMORY_BYTES, run_waves
 from thc_dask.count import write_counts
 from thc_dask.errors import DataError, RequestError
 from thc_dask.grid import Extent, Grid, Vox, blocks
-from thc_dask.labels import laid
+from thc_dask.interpolate import interpolation_of, remade
 from thc_dask.origin import eight_bit, reopen
+from thc_dask.placement import laid
 from thc_dask.reader import Reader
 from thc_dask.store import witness
+from thc_dask.store.consistency import Problem
 from thc_dask.store.location import Location, locate
-from thc_dask.store.publish import ROOT, ROOT_COPY, sealed, small_files
+from thc_dask.store.publish import small_files, sweep
 from thc_dask.store.read import Store
+from thc_dask.store.root import ROOT, ROOT_COPY
 from thc_dask.store.shards import ArrayReader, Codec
-from thc_dask.store.witness import Problem
+from thc_dask.store.staging import Staged, tidy
 from thc_dask.store.write import (
     RECEIPTS,
     MeanOfVoxels,
@@ -39,14 +43,22 @@ if TYPE_CHECKING:
     import xarray as xr
 
 
+SPOT_CHECKS = 8  # of each level but the finest, of the image and of every label set
+
+
 def verify(
     volume: str | os.PathLike[str] | xr.DataTree,
     *,
     repair: bool = False,
     source: Any = None,
+    spot_checks: int = SPOT_CHECKS,
+    seed: int = 0,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Compare every byte of a store with its witnesses; say, and if asked mend, what differs.
+
+    Checksums prove that nothing changed. That it was written right is asked besides: metadata are
+    held against the shards and coordinates, and at drawn places each level against the finer one.
 
     Parameters
     ----------
@@ -54,9 +66,16 @@ def verify(
         Path, URL or opened volume.
     repair
         Make damaged and missing files anew: shards from the finer level or the source, metadata
-        from the root, tables by counting. Files that do not belong to the store are left alone.
+        from the root, tables by counting; complete what was cut off and remove what it left over.
+        A shard made anew is taken only if it is what its receipt says. Files that do not belong to
+        the store are left alone, and so is what is wrong though its checksum is right.
     source
         The image's source, if it is no longer where it was.
+    spot_checks
+        How many places of each level, of the image and of every label set, are made again from the
+        finer level: boxes of up to 32 voxels a side, the far corner first.
+    seed
+        Another one draws other places.
     progress
         Called with files done and files in all.
 
@@ -64,13 +83,15 @@ def verify(
     -------
     dict
         Ready for JSON: ``whole`` (whether nothing is wrong now), ``n_files`` and ``n_bytes``
-        compared, ``problems`` (``key`` and ``what`` each), ``mended`` (keys), ``unknown`` (keys
-        of files that do not belong to the store; they do not make it less whole).
+        compared, ``problems`` (``key``, ``what`` and ``why`` each), ``mended`` (keys),
+        ``left_over`` (keys that processes which were cut off have left) and ``unknown`` (keys of
+        files that do not belong to the store); the last two do not make it less whole.
 
     Raises
     ------
     DataError
-        The store cannot be opened at all, or a repair did not give the bytes it should have.
+        The store cannot be opened at all, was changed while it was verified, or a repair did not
+        give the bytes it should have.
     MissingError, UnfinishedError, RequestError
         As ``open_volume`` does; also where a source that a repair needs is gone or has changed.
 
@@ -82,29 +103,58 @@ def verify(
     True
     """
     location = _location(volume)
+    if spot_checks < 0:
+        raise RequestError(f"spot checks {spot_checks}: give 0 or more")
     store = witness.open_whole(location)
-    found = list(witness.problems(store, progress))
-    wrong = [p for p in found if p.what != "unknown"]
-    mended: list[str] = []
-    if repair and wrong:
-        with location.lock():
-            _mend(location, store, wrong, source)
-        for path in _broken_tables(store, wrong):
-            rows = store.nodes[f"{path}/plane"]["attributes"]["rows"]
-            columns = store.nodes[f"{path}/plane"]["attributes"]["columns"]
-            write_counts(location.url, [n for n in (rows, columns) if n != "image"])
+    if not repair:
+        found = _prove(store, progress, spot_checks, seed)
+        return _facts(store, found, [])
+    with location.lock():
+        # Not before: until the lock is ours another process may change the store.
         store = witness.open_whole(location)
-        left = [p for p in witness.problems(store) if p.what != "unknown"]
-        mended = sorted({p.key for p in wrong} - {p.key for p in left})
-        wrong = left
+        found = _prove(store, progress, spot_checks, seed)
+        mendable = [p for p in found if p.what in ("missing", "truncated", "damaged")]
+        _mend(location, store, mendable, source, found)
+        swept = [p for p in found if p.what in ("unfinished", "left over")]
+        if swept:
+            tidy(location, alone=True)
+            sweep(location)
+    for path in _broken_tables(store, mendable):
+        rows = store.nodes[f"{path}/plane"]["attributes"]["rows"]
+        columns = store.nodes[f"{path}/plane"]["attributes"]["columns"]
+        write_counts(location.url, [n for n in (rows, columns) if n != "image"])
+    if not mendable and not swept:
+        return _facts(store, found, [])
+    store = witness.open_whole(location)
+    left = _prove(store, None, spot_checks, seed)
+    wrong = {p.key for p in found if p.what not in ASIDE}
+    return _facts(store, left, sorted(wrong - {p.key for p in left if p.what not in ASIDE}))
+
+
+ASIDE = ("left over", "unknown")  # what is not part of the store
+
+
+def _prove(store: Store, progress: Progress | None, spot_checks: int, seed: int) -> list[Problem]:
+    before = store.location.get(ROOT)
+    found = list(witness.problems(store, progress, spot_checks, seed))
+    if store.location.get(ROOT) != before:
+        raise DataError(
+            f"{store.url} was changed by another process while it was verified; verify it again"
+        )
+    return found
+
+
+def _facts(store: Store, found: Sequence[Problem], mended: Sequence[str]) -> dict[str, Any]:
+    wrong = [p for p in found if p.what not in ASIDE]
     n_files, n_bytes = witness.extent_of_proof(store)
     return {
-        "store": location.url,
+        "store": store.url,
         "whole": not wrong,
         "n_files": n_files,
         "n_bytes": n_bytes,
         "problems": [asdict(p) for p in wrong],
-        "mended": mended,
+        "mended": list(mended),
+        "left_over": [p.key for p in found if p.what == "left over"],
         "unknown": [p.key for p in found if p.what == "unknown"],
     }
 
@@ -118,11 +168,16 @@ def _location(volume: Any) -> Location:
     return locate(url)
 
 
-def _mend(location: Location, store: Store, wrong: Sequence[Problem], source: Any) -> None:
-    """Write anew what is wrong, but for the tables."""
+def _mend(
+    location: Location, store: Store, broken: Sequence[Problem], source: Any,
+    found: Sequence[Problem],
+) -> None:  # fmt: skip
+    """Write anew what is broken, but for the tables."""
     small = small_files(store.root, store.levels)
-    small |= dict.fromkeys((ROOT_COPY, ROOT), sealed(store.root))
-    keys = {p.key for p in wrong}
+    # A root that contradicts its arrays must not replace a copy that may not.
+    if not any(p.key == ROOT and p.what == "wrong" for p in found):
+        small |= dict.fromkeys((ROOT_COPY, ROOT), store.root_bytes)
+    keys = {p.key for p in broken}
     for key in sorted(keys & set(small), key=lambda k: (k == ROOT, k)):
         location.put(key, small[key])
     for name in (None, *store.label_sets):
@@ -174,13 +229,36 @@ class _Finest:
 def _mend_pyramid(
     location: Location, store: Store, name: str | None, keys: set[str], source: Any
 ) -> None:
-    """Make the columns anew that hold a broken shard, finest wave first."""
-    target = _target(location, store, name)
+    """Make the columns anew that hold a broken shard, finest wave first.
+
+    They lie aside until they have proved to be what was there: nothing is replaced by less.
+    """
+    staged = Staged(location, afresh=False)
+    target = _target(staged, store, name)
     finest = f"{target.path(store.levels[0])}/c/"
     broken_finest = any(key.startswith(finest) for key in keys)
-    reader: Reader = _Finest(target.reader(store.levels[0]), store.grid)
-    if broken_finest:
-        reader = _source(store, name, source)
+    try:
+        with ExitStack() as open_:
+            reader: Reader = _Finest(target.reader(store.levels[0]), store.grid)
+            if broken_finest:
+                reader = open_.enter_context(_source(store, name, source))
+            _write_anew(target, store, reader, keys)
+        book = f"{RECEIPTS}/{target.prefix}{target.name}.jsonl"
+        wanted = next(b for b in witness.books(store) if b.key == book)
+        receipts = {r["key"]: r for r in wanted.read(location)[0]}
+        for key in sorted(keys):
+            if witness.take_stock(store, staged, key) != receipts.get(key):
+                raise DataError(
+                    f"{location.url}/{key}: made anew it is not what was there, so it was left as "
+                    "it is; the source has changed, or its finer level is wrong: convert again"
+                )
+        for key in sorted(keys):
+            staged.release(key)
+    finally:
+        staged.discard()
+
+
+def _write_anew(target: Target, store: Store, reader: Reader, keys: set[str]) -> None:
     tasks = plan_waves(target, store.levels, reader, schedule.n_threads(), MEMORY_BYTES)
     for wave, boxes in tasks:
         places = {
@@ -192,7 +270,6 @@ def _mend_pyramid(
         if places:
             rest = _only(wave, boxes, places)
             run_waves([(rest, rest.missing(boxes))])
-    location.delete(f"{RECEIPTS}/{target.prefix}{target.name}")
 
 
 def _place(key: str, top: str) -> Vox | None:
@@ -213,17 +290,19 @@ def _only(wave: Wave, boxes: Sequence[Extent], places: set[Vox]) -> Wave:
     return replace(wave, done=frozenset(every - places))
 
 
-def _source(store: Store, name: str | None, source: Any) -> Reader:
-    if name is not None:
-        return laid(store.label_set(name))
-    return eight_bit(reopen(store.thc["provenance"], source), store.thc["normalisation"])
+def _source(store: Store, name: str | None, source: Any) -> AbstractContextManager[Reader]:
+    if name is None:
+        reader = reopen(store.thc["provenance"], source)
+        return nullcontext(eight_bit(reader, store.thc["normalisation"]))
+    labels = store.label_set(name)
+    return nullcontext(laid(labels)) if interpolation_of(labels) is None else remade(labels)
 
 
 def _write_receipts(location: Location, store: Store, name: str | None, book: str) -> None:
     """Take stock of a pyramid's shards again, and keep that only if it comes to the digest."""
     target = _target(location, store, name)
     found = [
-        witness.take_stock(location, key)
+        witness.take_stock(store, location, key)
         for level in store.levels
         for key in location.keys(f"{target.path(level)}/c")
     ]

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from thc_dask.errors import RequestError
 from thc_dask.grid import AXES, Box, Extent, Grid, Um, Vox
-from thc_dask.reader import Reader
+from thc_dask.reader import Reader, pieces
 
 if TYPE_CHECKING:
     from thc_dask.kernels.intensity import Window
@@ -155,12 +155,13 @@ class EightBit:
     def read_into(self, out: NDArray[Any], start: Vox) -> NDArray[np.int64]:
         from thc_dask.kernels.intensity import to_uint8
 
-        part = np.empty(out.shape, self.source.dtype)
-        self.source.read_into(part, start)
-        if part.dtype != np.uint16:
-            part = part.astype(np.float32, copy=False)
-        clipped = np.zeros(3, np.int64)
-        to_uint8(part, self.window, out, clipped)
+        (z, y, x), (n_z, n_y, n_x) = start, out.shape
+        clipped = np.zeros(5, np.int64)
+        whole = Extent(start, (z + n_z, y + n_y, x + n_x))
+        for box, part in pieces(self.source, self.source.unit, whole):
+            if part.dtype != np.uint16:
+                part = part.astype(np.float32, copy=False)
+            to_uint8(part, self.window, out[box.shift((-z, -y, -x)).slices], clipped)
         return clipped
 
 

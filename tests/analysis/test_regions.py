@@ -1,6 +1,5 @@
 import numpy as np
 import pytest
-from scipy.spatial.distance import jensenshannon
 from scipy.stats import entropy
 
 from tests.assertions import (
@@ -12,10 +11,11 @@ from tests.assertions import (
     read_voxels,
 )
 from tests.strategies import Watched, source
-from thc_dask import compare, count, fractions, histogram, labels, open_source, open_volume
+from thc_dask import count, fractions, histogram, labels, open_source, open_volume, summary
 from thc_dask.convert import write_store
 from thc_dask.errors import MissingError, RequestError
 from thc_dask.grid import Box, Extent
+from thc_dask.kernels.statistics import Resampling, bootstrap_fractions, intervals, summary_of
 from thc_dask.schemes import Label, Scheme
 
 SHAPE, UM = (20, 18, 30), (2.0, 0.5, 1.17)
@@ -104,21 +104,134 @@ def test_fractions_count_voxels_that_both_sets_know(store, box):
     assert found["structure"].values.tolist() == ["background", "cell", "axon"]
 
 
-def test_compare_equals_scipy(store, box):
+@pytest.mark.parametrize("denominator", ["known", "foreground", "unclipped"])
+def test_denominators(store, box, denominator):
     where, inside = box
-    found = compare(store, box=where)
+    found = fractions(store, box=where, n_resamples=20, denominator=denominator).compute()
+    mask = inside & planes_mask(ROI_PLANES) & planes_mask(MICRO_PLANES)
+    if denominator == "unclipped":
+        mask &= (IMAGE > 0) & (IMAGE < 255)
+    counts = joint_counts(ROI, MICRO, REGIONS.codes, STRUCTURES.codes, mask)[0]
+    names = ["background", "cell", "axon"]
+    if denominator == "foreground":
+        counts, names = counts[:, 1:], names[1:]
+    assert found["structure"].values.tolist() == names
+    assert found["structure_code"].values.tolist() == [0, 2, 5][-len(names) :]
+    np.testing.assert_array_equal(found["count"], counts)
+    np.testing.assert_array_equal(found["n_vox"], counts.sum(axis=1))
+    np.testing.assert_array_equal(
+        found["fraction"][:4], counts[:4] / counts[:4].sum(axis=1, keepdims=True), strict=False
+    )
+    assert denominator in ("known", "foreground") or "1 to 254" in found.attrs["denominator"]
+    reason = {"known": "", "foreground": " in any structure", "unclipped": " that are not clipped"}
+    note = f"no known voxels{reason[denominator]}"
+    assert found["note"].sel(region="D").values.tolist() == [note] * len(names)
+    assert set(found["note"].sel(region="A").values.tolist()) == {""}
+
+
+@pytest.mark.parametrize("denominator", ["known", "unclipped"])
+def test_summary_is_numpys_of_the_voxels(store, box, denominator):
+    where, inside = box
+    found = summary(store, box=where, n_resamples=30, denominator=denominator).compute()
     mask = inside & planes_mask(ROI_PLANES)
-    h = joint_counts(ROI, IMAGE, REGIONS.codes, np.arange(256), mask)[0][1:4]
-    assert found["region"].values.tolist() == ["A", "B", "C", "D"]
-    for i in range(3):
-        for j in range(3):
-            kl = entropy(h[i] + 1e-6, h[j] + 1e-6)
-            assert found["kl"].values[i, j] == pytest.approx(kl, rel=1e-9, abs=1e-12)
-            js = jensenshannon(h[i] / h[i].sum(), h[j] / h[j].sum()) ** 2
-            assert found["js"].values[i, j] == pytest.approx(js, rel=1e-9, abs=1e-12)
-    assert np.isnan(found["js"].sel(region="D")).all()
-    assert np.isnan(found["js"].sel(other="D")).all()
-    assert found["n_vox"].values.tolist() == [*h.sum(axis=1), 0]
+    if denominator == "unclipped":
+        mask &= (IMAGE > 0) & (IMAGE < 255)
+    for name, code in (("A", 3), ("B", 7)):
+        voxels = IMAGE[mask & (code == ROI)]
+        one = found.sel(region=name)
+        assert int(one["n_vox"]) == len(voxels)
+        assert float(one["mean"]) == pytest.approx(voxels.mean())
+        assert float(one["sd"]) == pytest.approx(voxels.std())
+        assert float(one["p25"]) == np.percentile(voxels, 25, method="inverted_cdf")
+        assert float(one["entropy_bits"]) == pytest.approx(entropy(np.bincount(voxels), base=2))
+        for measure in found.attrs["measures"]:
+            assert float(one[f"{measure}_low"]) <= float(one[measure])
+            assert float(one[measure]) <= float(one[f"{measure}_high"])
+    nothing = found.sel(region="D")
+    assert np.isnan(float(nothing["mean"]))
+    assert str(nothing["note"].values).startswith("no known voxels")
+
+
+def test_one_plane_has_no_interval_and_says_why(store):
+    plane = Box((7.0, 0, 0), (8.0, 99, 99))  # plane 3 alone
+    shares = fractions(store, box=plane, n_resamples=20).compute()
+    assert shares["n_planes"].values.tolist() == [1, 1, 1, 1, 0]
+    assert np.isfinite(shares["fraction"][:4]).all()
+    assert np.isnan(shares["low"]).all()
+    assert set(shares["note"][:4].values.ravel()) == {"one plane only: no interval"}
+    found = summary(store, box=plane, n_resamples=20).compute()
+    assert found["note"].values.tolist() == ["one plane only: no interval"] * 4 + [
+        "no known voxels"
+    ]
+    assert np.isnan(found["mean_low"]).all()
+
+
+def test_planes_are_drawn_in_blocks(store):
+    """Planes 14 and 15 are one block; what is drawn is the sum of both."""
+    found = summary(store, n_resamples=99, block=2).compute()
+    planes = histogram(store, "roi", by_plane=True).values
+    pooled = np.add.reduceat(planes, [0, 2, 3, 4], axis=0)  # 2 and 3, 9, 12, 14 and 15
+    how = Resampling(99)
+    for r in range(4):
+        low, high = intervals(
+            lambda h: summary_of(h[..., 0, :])["mean"][..., None], pooled[:, r : r + 1], how=how
+        )
+        assert float(found["mean_low"][r]) == low[0]
+        assert float(found["mean_high"][r]) == high[0]
+    assert found.attrs["interval"] == ("95% bootstrap over blocks of 2 planes, BCa where defined")
+    assert found["n_planes"].values.tolist()[:4] == [6] * 4
+
+
+LEFT, RIGHT = Extent((0, 0, 0), (20, 18, 13)), Extent((0, 0, 13), (20, 18, 30))
+
+
+def test_cubes_are_drawn_then_their_planes(store, box):
+    where, inside = box
+    found = fractions(store, box=where, n_resamples=99, cubes=[LEFT, RIGHT], seed=3).compute()
+    both = [z for z in ROI_PLANES if z in MICRO_PLANES and inside[z].any()]
+    tables = []
+    for cube in (LEFT, RIGHT):
+        for z in both:
+            mask = known_mask(SHAPE, [cube]) & planes_mask([z]) & inside
+            tables.append(joint_counts(ROI, MICRO, REGIONS.codes, STRUCTURES.codes, mask)[0])
+    names = np.repeat([0, 1], len(both))
+    low, high = bootstrap_fractions(np.array(tables), 99, seed=3, cubes=names)
+    np.testing.assert_array_equal(found["low"], low)
+    np.testing.assert_array_equal(found["high"], high)
+    np.testing.assert_array_equal(found["count"], np.sum(tables, axis=0))
+    assert "cubes and planes within them" in found.attrs["interval"]
+
+
+def test_cubes_follow_from_where_labels_are_known():
+    url = new_store()
+    write_store(source(IMAGE, UM), url, chunk=(8, 8, 8), shard=(16, 16, 16))
+    labels(source(ROI), url, "roi", REGIONS)
+    planes = [Extent((z, y, 2), (z + 1, y + 6, 9)) for y in (0, 9) for z in (1, 5, 8)]
+    labels(source(MICRO), url, "microstructure", STRUCTURES, extents=planes)
+    found = fractions(url, n_resamples=50, cubes="auto").compute()
+    cubes = [Extent((1, 0, 2), (9, 6, 9)), Extent((1, 9, 2), (9, 15, 9))]
+    wanted = fractions(url, n_resamples=50, cubes=cubes).compute()
+    for name in ("fraction", "low", "high", "count"):
+        np.testing.assert_array_equal(found[name], wanted[name])
+    np.testing.assert_array_equal(found["fraction"], fractions(url)["fraction"])
+    assert found["n_planes"].values.tolist() == [6, 6, 6, 6, 0]
+
+
+@pytest.mark.parametrize(
+    ("ask", "says"),
+    [
+        (lambda s: fractions(s, denominator="all"), "'all': give one of known, foreground, unc"),
+        (lambda s: summary(s, denominator="foreground"), "'foreground': give one of known, unc"),
+        (lambda s: summary(s, block=0), "block 0: give a number of planes"),
+        (lambda s: summary(s, n_resamples=-1), "n_resamples -1"),
+        (lambda s: fractions(s, cubes="all"), "cubes 'all': give auto, or boxes"),
+        (lambda s: fractions(s, cubes=[LEFT, LEFT]), "overlap; a voxel counts once"),
+        (lambda s: fractions(s, box=BOX, cubes=[Extent((17, 0, 0), (20, 9, 9))]), "outside of the"),
+    ],
+)
+def test_wrong_ways_to_count_are_named(store, ask, says):
+    with pytest.raises(RequestError, match=says):
+        ask(store)
 
 
 def test_without_tables_nothing_is_computed_before_it_is_asked_for(store):
@@ -127,8 +240,10 @@ def test_without_tables_nothing_is_computed_before_it_is_asked_for(store):
         answers = [
             histogram(volume, box=BOX),
             histogram(volume, box=BOX, by_plane=True),
-            *fractions(volume, box=BOX).data_vars.values(),
-            *compare(volume, box=BOX).data_vars.values(),
+            *fractions(volume, box=BOX, n_resamples=20).data_vars.values(),
+            *fractions(volume, n_resamples=20, denominator="unclipped").data_vars.values(),
+            *fractions(volume, n_resamples=20, cubes="auto").data_vars.values(),
+            *summary(volume, box=BOX, n_resamples=20).data_vars.values(),
         ]
     # Tables answer what they can at once; a box that cuts chunks needs voxels either way.
     assert answers[0].chunks is not None
@@ -161,7 +276,5 @@ def test_questions_that_make_no_sense(store):
         histogram(store, "rio")
     with pytest.raises(RequestError, match="both are label sets of regions"):
         fractions(store, of="roi", by="roi")
-    with pytest.raises(RequestError, match="smoothing -1: must be 0 or more"):
-        compare(store, smoothing=-1)
     with pytest.raises(RequestError, match="not a volume"):
         histogram(np.zeros(3))

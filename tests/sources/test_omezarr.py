@@ -18,12 +18,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numcodecs import Blosc, Delta, Zlib
 
-from thc_dask import convert, labels
-from thc_dask.errors import DataError, MissingError, RequestError
+from tests.assertions import read_voxels
+from tests.object_storage import impatient
+from thc_dask import convert, labels, verify
+from thc_dask.errors import DataError, MissingError, ReadError, RequestError
 from thc_dask.grid import Extent
 from thc_dask.reader import as_dataarray, read
 from thc_dask.sources import omezarr
-from thc_dask.sources.omezarr import ZarrArray, open_omezarr
+from thc_dask.sources.omezarr import ZarrArray, nodes, open_omezarr
 from thc_dask.store.read import Store
 
 UM = (2.0, 1.17, 1.3)
@@ -544,6 +546,55 @@ def test_provenance(encoded, tmp_path):
     assert open_omezarr(tmp_path / "v3", UM).provenance["fingerprint"] != first["fingerprint"]
 
 
+@pytest.mark.parametrize("name", ["v2", "v3", "sharded"])
+def test_chunks_written_anew_are_another_source(tmp_path, name):
+    options = {"v2": {"zarr_format": 2}, "v3": {}, "sharded": {"shards": (4, 16, 20)}}[name]
+    array = zarr.create_array(
+        str(tmp_path / "a"), shape=SHAPE, dtype="u2", chunks=(4, 16, 20), **options
+    )
+    array[...] = noise()
+    first = open_omezarr(tmp_path / "a", UM).provenance
+    assert open_omezarr(tmp_path / "a", UM).provenance == first
+    other = noise()
+    other[3, 20, 30] ^= 1  # the same metadata, and a chunk of the same size
+    array[...] = other
+    second = open_omezarr(tmp_path / "a", UM).provenance
+    assert second["fingerprint"] != first["fingerprint"]
+    store = tmp_path / "v.ome.zarr"
+    convert(f"{tmp_path}/a", store, spacing="1um")
+    array[...] = noise()
+    with pytest.raises(RequestError, match="the source's fingerprint was"):
+        convert(f"{tmp_path}/a", store, spacing="1um", resume=True)
+
+
+def test_objects_written_anew_are_another_source():
+    url = "memory://bucket/a.zarr"
+    array = zarr.create_array(url, shape=SHAPE, dtype="u2", chunks=(4, 16, 20))
+    array[...] = noise()
+    first = open_omezarr(url, UM).provenance
+    assert open_omezarr(url, UM).provenance == first
+    array[0, 0, 0] = 7
+    assert open_omezarr(url, UM).provenance != first
+
+
+def test_large_arrays_are_listed_in_bounded_time(tmp_path, monkeypatch):
+    monkeypatch.setattr(nodes, "MOST_FILES", 3)
+    path = stored(tmp_path / "a", noise())
+    found = nodes.contents(str(path), None)
+    assert [len(row) for row in sorted(found, key=len)] == [1] * (len(found) - 3) + [3] * 3
+    monkeypatch.setattr(nodes, "MOST_OBJECTS", 3)
+    array = zarr.create_array("memory://b/a.zarr", shape=SHAPE, dtype="u2", chunks=(4, 16, 20))
+    assert nodes.contents("memory://b/a.zarr", array) == []
+
+
+def test_labels_added_to_a_store_do_not_make_its_image_another(own, tmp_path):
+    store = shutil.copytree(own, tmp_path / "v.ome.zarr")
+    image, roi = (open_omezarr(f"{store}{inside}").provenance for inside in ("", "/labels/roi"))
+    labels("phantom:32,64,96?channel=roi", store, into="roi", planes=[20])
+    assert open_omezarr(store).provenance == image
+    assert open_omezarr(f"{store}/labels/roi").provenance != roi
+
+
 def test_wrong_buffers_are_refused(encoded):
     reader = open_omezarr(encoded / "v3", UM)
     for out, start in (
@@ -618,11 +669,15 @@ def test_the_web(web, own, tmp_path):
     refused(
         MissingError, rf"there is no zarr array or group at {web}/gone\.zarr", f"{web}/gone.zarr"
     )
-    refused(DataError, r"/secret\.zarr cannot be (opened|reached): .*500", f"{web}/secret.zarr")
+    refused(
+        ReadError, r"cannot read .*/secret\.zarr: 500 .*\(tried \d+ times\); see that .* reached$",
+        f"{web}/secret.zarr",
+    )  # fmt: skip
 
 
-def test_addresses_that_cannot_be_reached():
-    refused(DataError, r"zarr: http://127\.0\.0\.1:9/a\.zarr cannot be reached: ",
+def test_addresses_that_cannot_be_reached(monkeypatch):
+    impatient(monkeypatch)
+    refused(ReadError, r"cannot read http://127\.0\.0\.1:9/a\.zarr: .*127.0.0.1:9 can be reached$",
             "http://127.0.0.1:9/a.zarr")  # fmt: skip
     refused(RequestError, r"zarr: nowhere://host/a\.zarr: this kind of address cannot be opened",
             "nowhere://host/a.zarr")  # fmt: skip
@@ -707,3 +762,96 @@ def test_a_disk_that_goes_while_it_is_read(tmp_path, monkeypatch):
     monkeypatch.setattr(ZarrArray, "_read", losing)
     with pytest.raises(DataError, match=r"/a was there at opening, now: "):
         whole(reader)
+
+
+# --- labels as label sets --------------------------------------------------------------------
+
+
+SAID = {
+    "colors": [
+        {"label-value": 0, "rgba": [0, 0, 0, 0]},
+        {"label-value": 3, "rgba": [9, 8, 7, 255]},
+    ],
+    "properties": [{"label-value": 3, "class": "thalamus"}, {"label-value": 5, "name": "cortex"}],
+}
+
+
+def labelled(folder, codes, *steps, version="0.5", said=SAID):
+    """Write a label image of one level as other programs do; return its path."""
+    path = f"{folder}/other.zarr/labels/parts"
+    image(path, [(codes, [*steps])], "zyx", version)
+    group = zarr.open_group(path, mode="r+")
+    if version == "0.4":
+        group.attrs["image-label"] = {"version": "0.4", **said}
+    else:
+        group.attrs["ome"] = {**group.attrs["ome"], "image-label": said}
+    return path
+
+
+@pytest.fixture
+def target(tmp_path):
+    """A store of (20, 30, 40) voxels whose first lies at 10, 20, 30 um."""
+    path = image(tmp_path / "volume.zarr", [(noise((20, 30, 40), "uint8"),
+                 [scale(*UM), translation(10, 20, 30)])], "zyx")  # fmt: skip
+    convert(path, tmp_path / "v", levels=1)
+    return tmp_path / "v"
+
+
+@pytest.mark.parametrize("version", ["0.4", "0.5"])
+def test_labels_bring_their_place_names_and_colours(tmp_path, target, version):
+    codes = np.random.default_rng(2).choice([0, 3, 5], (6, 7, 8)).astype(np.uint8)
+    begin = (10 + 4 * UM[0], 20 + 2 * UM[1], 30 + 5 * UM[2])
+    path = labelled(tmp_path, codes, scale(*UM), translation(*begin), version=version)
+    labels(path, target, "parts")
+    kept = Store(target).label_set("parts")
+    assert kept.extents == [Extent((4, 2, 5), (10, 9, 13))]
+    assert [(x.code, x.name) for x in kept.scheme.labels] == [
+        (0, "none"), (3, "thalamus"), (5, "cortex"),
+    ]  # fmt: skip
+    assert kept.scheme["thalamus"].color == "#090807"
+    np.testing.assert_array_equal(
+        read_voxels(target, "labels/parts/0/parts")[4:10, 2:9, 5:13], codes
+    )
+    assert verify(target)["whole"]
+
+
+def test_labels_between_voxels_are_rounded_with_a_warning(tmp_path, target):
+    begin = (10 + 4.3 * UM[0], 20, 30)
+    path = labelled(tmp_path, np.ones((6, 7, 8), np.uint8), scale(*UM), translation(*begin))
+    with pytest.warns(UserWarning, match=r"begin at voxel 4\.3,0,0 .*; rounded to 4,0,0"):
+        labels(path, target, "parts", "prasad2020-roi")
+    assert Store(target).label_set("parts").extents == [Extent((4, 0, 0), (10, 7, 8))]
+
+
+def test_labels_of_another_voxel_size_are_refused_or_warned_of(tmp_path, target):
+    double = [2 * um for um in UM]
+    path = labelled(tmp_path, np.full((10, 15, 20), 3, np.uint8), scale(*double))
+    with pytest.raises(RequestError, match=r"their voxels are .* um, .*; name a level that fits"):
+        labels(path, target, "parts")
+    path = labelled(tmp_path / "whole", np.full((20, 30, 40), 3, np.uint8), scale(*double))
+    with pytest.warns(UserWarning, match="taken for the volume's, whose shape they have"):
+        labels(path, target, "parts")
+    path = labelled(tmp_path / "moved", np.full((20, 30, 40), 3, np.uint8), scale(*UM))
+    with pytest.warns(UserWarning, match="their own place is .* from the volume's; laid upon it"):
+        labels(path, target, "moved")
+
+
+def test_label_sets_of_a_store_keep_what_is_known(own, tmp_path):
+    convert("phantom:32,64,96", tmp_path / "v", spacing="1170nm", levels=3)
+    labels(f"{own}/labels/roi", tmp_path / "v", "roi")
+    before, after = Store(own).label_set("roi"), Store(tmp_path / "v").label_set("roi")
+    assert after.extents == before.extents
+    assert after.scheme == before.scheme
+    np.testing.assert_array_equal(whole_of(after.array()), whole_of(before.array()))
+
+
+@pytest.mark.parametrize(
+    ("said", "says"),
+    [({}, "say what the codes mean"), ({"colors": []}, "say what the codes mean"),
+     ({"colors": [{"rgba": [1, 2, 3, 4]}]}, "cannot be understood"),
+     ({"properties": [{"label-value": 70000, "name": "x"}]}, "cannot be understood .*65535")],
+)  # fmt: skip
+def test_labels_that_say_nothing_of_use(tmp_path, target, said, says):
+    path = labelled(tmp_path, np.ones((20, 30, 40), np.uint8), scale(*UM), said=said)
+    with pytest.raises((RequestError, DataError), match=says):
+        labels(path, target, "parts")

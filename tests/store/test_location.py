@@ -5,7 +5,8 @@ import pytest
 
 from tests.assertions import new_store, read_files
 from thc_dask.errors import ExistsError, MissingError, RequestError, WriteError
-from thc_dask.store.location import Folder, Remote, describe, locate, require
+from thc_dask.store.foreign import Foreign
+from thc_dask.store.location import Folder, describe, locate, require
 
 
 @pytest.fixture(params=["folder", "url"])
@@ -19,7 +20,7 @@ def test_a_path_is_a_folder_and_anything_else_a_url(tmp_path):
         found = locate(text)
         assert isinstance(found, Folder)
         assert found.url == str(tmp_path)
-    assert isinstance(locate("memory://a/b/"), Remote)
+    assert isinstance(locate("memory://a/b/"), Foreign)
     with pytest.raises(RequestError, match="not an empty name"):
         locate("")
     with pytest.raises(RequestError, match="store nowhere://x"):

@@ -14,14 +14,16 @@ from fsspec.implementations.memory import MemoryFileSystem
 
 from tests.assertions import joint_counts, mean_pyramid, new_store, read_files
 from tests.strategies import source
-from thc_dask import histogram
+from thc_dask import histogram, open_volume
 from thc_dask.convert import write_store
 from thc_dask.count import write_counts
 from thc_dask.errors import ExistsError, MissingError, UnfinishedError, WriteError
 from thc_dask.labels import write_labels
 from thc_dask.reader import read
 from thc_dask.schemes import Label, Scheme
+from thc_dask.store.location import locate
 from thc_dask.store.read import Store
+from thc_dask.store.staging import tidy
 
 SHAPE = (4, 4, 8)
 SMALL = {"chunk": (4, 4, 4), "shard": (4, 4, 4), "levels": 2}  # each level is a wave
@@ -225,11 +227,15 @@ def test_labels_cut_off_anywhere_are_old_or_gone_or_new(
         assert_valid(url, tmp_path / str(len(states)))
         if sets:
             assert_answers(url, *((ROI, [0, 3]) if is_old else (array, planes)))
-        if is_old:
-            change(url)
+        if states[-1] == "gone":
+            with pytest.warns(UserWarning, match="labels/roi is just being replaced"):
+                open_volume(url)
+            with pytest.raises(MissingError, match="complete it with thc verify --repair"):
+                histogram(url)
+        if states[-1] != "new":
+            change(url)  # begins anew, or completes what was certain
+            tidy(locate(url), alone=True)
             assert read_files(url) == whole
-        elif not sets:
-            write_labels(source(array), url, "roi", SCHEME, planes=planes)
             assert_answers(url, array, planes)
     assert in_turn(states) in (["old"], ["old", "gone"], ["old", "new"], ["old", "gone", "new"])
 

@@ -1,18 +1,22 @@
 import json
+import shutil
 
 import google_crc32c
 import numpy as np
 import pytest
 import xarray as xr
+import zstandard
 
-from tests.assertions import joint_counts, new_store, raise_if_computes, read_files
+from tests.assertions import joint_counts, new_store, read_files
 from tests.strategies import source
 from thc_dask.convert import write_store
-from thc_dask.count import describe, make_pair, write_counts
+from thc_dask.count import write_counts
+from thc_dask.errors import DataError
 from thc_dask.labels import write_labels
+from thc_dask.pairs import describe, make_pair
 from thc_dask.schemes import Label, Scheme
 from thc_dask.store.read import Store
-from thc_dask.store.tables import open_table, stored_digests
+from thc_dask.store.tables import read_array, read_parts, stored_digests
 
 SHAPE = (20, 12, 16)
 RNG = np.random.default_rng(13)
@@ -76,12 +80,25 @@ def test_a_table_knows_which_voxels_it_counted(store):
     assert stored_digests(store, missing) is None
 
 
-def test_tables_are_opened_without_reading_them(store):
-    with raise_if_computes():
-        table = open_table(store, describe(store, make_pair(store, "roi")), "chunk")
-    assert table["counts"].sizes == {"chunk": 3 * 2 * 2, "region": 600, "intensity": 256}
-    places = [table[f"chunk_{axis}"].values.tolist() for axis in "zyx"]
+def test_tables_are_read_chunk_by_chunk(store):
+    for path in ("plane/counts", "chunk/counts", "chunk/chunk_y", "plane/z"):
+        group, name = f"{store.url}/counts/roi/{path}".rsplit("/", 1)
+        expected = xr.open_zarr(group)[name].values
+        found = read_array(store, f"counts/roi/{path}")
+        np.testing.assert_array_equal(found, expected)
+        assert found.dtype == expected.dtype
+    starts = [start for start, _ in read_parts(store, "counts/roi/plane/counts")]
+    assert starts == [0, 6, 12, 18]
+    places = [read_array(store, f"counts/roi/chunk/chunk_{axis}").tolist() for axis in "zyx"]
     assert list(zip(*places, strict=True)) == list(np.ndindex(3, 2, 2))
+
+
+def test_a_damaged_table_is_named(store, tmp_path):
+    copy = shutil.copytree(store.url, tmp_path / "v.ome.zarr")
+    for data in (b"", b"no zstd", zstandard.compress(b"too short")):
+        (copy / "counts/roi/plane/counts/c/1/0/0").write_bytes(data)
+        with pytest.raises(DataError, match=r"plane/counts/c/1/0/0 is damaged .* --repair"):
+            read_array(Store(copy), "counts/roi/plane/counts")
 
 
 def test_receipts_of_tables_match_their_files(store):

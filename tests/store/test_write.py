@@ -46,6 +46,7 @@ def writes_of(write):
     return keys
 
 
+@pytest.mark.filterwarnings("ignore:memory")  # whoever gives a byte is told so
 @settings(max_examples=25)
 @given(volumes(), st.integers(1, 50_000))
 def test_each_voxel_is_read_once_and_each_shard_written_once(volume, memory_bytes):
@@ -88,6 +89,7 @@ def test_only_what_is_near_known_labels_is_read_and_written(memory_bytes):
     assert all(known.contains(box) for box in watched.boxes)
 
 
+@pytest.mark.filterwarnings("ignore:memory")  # whoever gives a byte is told so
 def test_a_source_is_read_in_its_own_units():
     """A plane that is decoded whole is asked for whole, if the memory allows."""
     image = np.random.default_rng(0).integers(0, 256, (20, 40, 50), np.uint8)

@@ -1,26 +1,24 @@
-"""Region-wise distributions, fractions and divergences, from counts alone."""
+"""Region-wise distributions, what they come to, and fractions, from counts alone."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from thc_dask import __version__
-from thc_dask.errors import RequestError
 from thc_dask.grid import Box
-from thc_dask.query import Answer, ask
+from thc_dask.interpolate import annotated
+from thc_dask.query import ask
+from thc_dask.results import apply, attributes, drawing, names_of, taken
+from thc_dask.sampling import DENOMINATORS, Cubes, check_kinds, notes, sample
 from thc_dask.store.read import Store, store_of
-from thc_dask.store.tables import Side
 
 if TYPE_CHECKING:
     import xarray as xr
 
     Volume = str | os.PathLike[str] | xr.DataTree | Store
-
-SMOOTHING = 1e-6  # added to every count, as the paper's notebook did (survey of its Figure 2D)
 
 
 def histogram(
@@ -40,7 +38,8 @@ def histogram(
     box
         Only voxels whose centre is in this half-open box, micrometers; clipped to the volume.
     by_plane
-        Keep the planes apart: dims (plane, region, intensity).
+        Keep the planes apart: dims (plane, region, intensity). The coordinate ``annotated`` is
+        False for a plane whose labels are interpolated.
 
     Returns
     -------
@@ -72,11 +71,113 @@ def histogram(
     answer = ask(store, by, box=box, by_plane=by_plane)
     rows, columns = answer.table.rows, answer.table.columns
     dims: tuple[str, ...] = (rows.dim, columns.dim)
-    coords = {**_names(rows, plain=True), columns.dim: np.arange(columns.n)}
+    coords = {**names_of(rows, plain=True), columns.dim: np.arange(columns.n)}
     if by_plane:
         dims = ("plane", *dims)
-        coords |= _planes(store, answer)
-    return xr.DataArray(answer.data, coords, dims, "count", _attrs(store, answer, by=by))
+        z = store.grid.coordinates(0)[answer.planes]
+        assert answer.planes is not None
+        seen = annotated(store, [rows.name, columns.name], answer.planes)
+        coords |= {
+            "plane": answer.planes,
+            "z": ("plane", z, {"units": "micrometer"}),
+            "annotated": ("plane", seen),
+        }
+    attrs = attributes(store, answer.table, answer.extent, answer.answered_from, by=by)
+    return xr.DataArray(answer.data, coords, dims, "count", attrs)
+
+
+def summary(
+    volume: Volume,
+    by: str = "roi",
+    box: Box | None = None,
+    *,
+    denominator: str = "known",
+    cubes: Cubes = None,
+    block: int = 1,
+    confidence: float = 0.95,
+    n_resamples: int = 2000,
+    seed: int = 0,
+) -> xr.Dataset:
+    """Return mean, spread, percentiles and entropy of each region's intensities, with intervals.
+
+    Values are exact for the voxels that were counted. Intervals come from resampling planes, as
+    those of ``fractions`` do.
+
+    Parameters
+    ----------
+    volume
+        Path, URL or opened volume.
+    by
+        Name of a label set.
+    box
+        Only voxels whose centre is in this half-open box, micrometers.
+    denominator
+        ``known``: all known voxels; ``unclipped``: those with an intensity of 1 to 254.
+    cubes, block, confidence, n_resamples, seed
+        As ``fractions`` takes them.
+
+    Returns
+    -------
+    xarray.Dataset
+        By region: ``mean``, ``sd`` (divides by n), ``p5 p25 p50 p75 p95`` (the smallest intensity
+        that so many percent do not exceed), all in grey levels, ``entropy_bits``, each with
+        ``_low`` and ``_high``; ``n_vox``, ``n_planes``; ``note`` says why a value or an interval
+        is missing (NaN).
+
+    Raises
+    ------
+    MissingError
+        There is no such label set; the message names those there are.
+    RequestError
+        The box, the denominator or an option of the bootstrap is wrong.
+
+    Examples
+    --------
+    >>> from tempfile import mkdtemp
+    >>> from thc_dask import convert, labels
+    >>> volume = convert("phantom:32,64,96", mkdtemp() + "/volume.ome.zarr")
+    >>> volume = labels("phantom:32,64,96?channel=roi", volume, "roi", "prasad2020-roi")
+    >>> found = summary(volume, n_resamples=100).sel(region="CTX")
+    >>> bool(found["mean_low"] <= found["mean"] <= found["mean_high"])
+    True
+    """
+    import xarray as xr
+
+    from thc_dask.kernels import statistics
+
+    store = store_of(volume)
+    how = statistics.Resampling(n_resamples, confidence, seed)
+    found = sample(store, by, box=box, denominator=denominator, cubes=cubes)
+    units = found.units(block)
+    rows, names = found.table.rows, tuple(statistics.UNITS)
+
+    def values(planes: NDArray[np.int64]) -> NDArray[np.float64]:
+        return statistics.bootstrap_summary(units.pool(planes), units.cube, how)
+
+    numbers = apply(values, found.data, (3, len(names), rows.n), np.float64)
+    data = {
+        f"{name}{end}": (rows.dim, numbers[e, i])
+        for i, name in enumerate(names)
+        for e, end in enumerate(("", "_low", "_high"))
+    }
+    data |= _sizes(found.data, units, denominator, rows.dim)
+    attrs = attributes(store, found.table, found.extent, found.answered_from, by=by)
+    attrs |= {"denominator": DENOMINATORS[denominator], "measures": statistics.UNITS}
+    return xr.Dataset(data, names_of(rows), attrs | drawing(units.drawn, how))
+
+
+def _sizes(data: Any, units: Any, denominator: str, dim: str) -> dict[str, Any]:
+    """Return how many voxels and planes each region has, and what that rules out."""
+
+    def note(planes: NDArray[np.int64]) -> NDArray[Any]:
+        n = units.pool(planes).sum(axis=2)
+        return notes(n.sum(axis=0), (n > 0).sum(axis=0), denominator, units.block)
+
+    return {
+        "n_vox": (dim, data.sum(axis=(0, 2))),
+        "n_planes": (dim, (data.sum(axis=2) > 0).sum(axis=0)),
+        "note": (dim, apply(note, data, (data.shape[1],), object)),
+    }
 
 
 def fractions(
@@ -85,14 +186,18 @@ def fractions(
     by: str = "roi",
     box: Box | None = None,
     *,
+    denominator: str = "known",
+    cubes: Cubes = None,
+    block: int = 1,
     confidence: float = 0.95,
     n_resamples: int = 2000,
     seed: int = 0,
 ) -> xr.Dataset:
-    """Return which share of each region's known voxels each structure takes, with intervals.
+    """Return which share of each region each structure takes, with intervals.
 
     The denominator is every voxel of the region where both label sets are known, background
-    included. Intervals come from resampling planes (docs/decisions/0005).
+    included, unless another one is asked for. Intervals come from resampling planes
+    (docs/statistics.md).
 
     Parameters
     ----------
@@ -104,10 +209,21 @@ def fractions(
         Label set of regions.
     box
         Only voxels whose centre is in this half-open box, micrometers.
+    denominator
+        ``known``; ``foreground``: voxels in any structure, so that the shares of the structures
+        sum to 1 and background is left out; ``unclipped``: known voxels with an intensity of 1 to
+        254, which are counted from voxels.
+    cubes
+        Draw cubes, and planes within each: boxes of voxels (``Extent``) that do not overlap, and
+        nothing outside them counts; or ``auto``, the boxes in which the labels are known.
+        Counted from voxels.
+    block
+        So many adjacent planes are drawn together: where every plane is labelled, neighbours are
+        alike.
     confidence
         Of the intervals, between 0 and 1.
     n_resamples
-        Bootstrap samples.
+        Bootstrap samples; 0 makes no intervals.
     seed
         Of the bootstrap; the same seed gives the same interval.
 
@@ -116,8 +232,8 @@ def fractions(
     xarray.Dataset
         ``fraction``, ``low``, ``high`` (float64) and ``count`` (int64 voxels) with dims (region,
         structure); ``n_vox`` (region) is the denominator, ``n_planes`` (region) the number of
-        planes that hold known voxels. Regions without any have NaN fractions; with one plane
-        there is no interval (NaN).
+        planes that hold such voxels. Regions without any have NaN fractions; with one plane
+        there is no interval (NaN); ``note`` (region, structure) says so.
 
     Raises
     ------
@@ -142,144 +258,31 @@ def fractions(
     from thc_dask.kernels import statistics
 
     store = store_of(volume)
-    kinds = {name: store.label_set(name).scheme.kind for name in (of, by)}
-    if kinds[of] == kinds[by]:
-        raise RequestError(
-            f"fractions of {of!r} by {by!r}: both are label sets of {kinds[of]}s; give --of a set "
-            "of structures and --by a set of regions"
-        )
-    answer = ask(store, by, of, box, by_plane=True)
-    rows, columns = answer.table.rows, answer.table.columns
-    shape = (rows.n, columns.n)
+    check_kinds(store, of, by)
+    how = statistics.Resampling(n_resamples, confidence, seed)
+    found = sample(store, by, of, box, denominator, cubes)
+    units = found.units(block)
+    rows, columns = found.table.rows, found.table.columns
+    shape = (rows.n, int(found.columns.sum()))
 
-    def interval(planes: Any) -> Any:
-        return np.stack(statistics.bootstrap_fractions(planes, n_resamples, confidence, seed))
+    def interval(planes: NDArray[np.int64]) -> NDArray[np.float64]:
+        return np.stack(statistics.bootstrap_fractions(
+            units.pool(planes), how.n_resamples, how.confidence, how.seed, units.cube
+        ))  # fmt: skip
 
-    bounds = _apply(interval, answer.data, (2, *shape), np.float64)
+    bounds = apply(interval, found.data, (2, *shape), np.float64)
     dims = (rows.dim, columns.dim)
+    sizes = _sizes(found.data, units, denominator, rows.dim)
+    note = sizes.pop("note")[1]
     data = {
-        "fraction": (dims, _apply(statistics.fractions, answer.data, shape, np.float64)),
+        "fraction": (dims, apply(statistics.fractions, found.data, shape, np.float64)),
         "low": (dims, bounds[0]),
         "high": (dims, bounds[1]),
-        "count": (dims, answer.data.sum(axis=0)),
-        "n_vox": (rows.dim, answer.data.sum(axis=(0, 2))),
-        "n_planes": (rows.dim, (answer.data.sum(axis=2) > 0).sum(axis=0)),
+        "count": (dims, found.data.sum(axis=0)),
+        "note": (dims, apply(lambda n: np.repeat(n[:, None], shape[1], 1), note, shape, object)),
+        **sizes,
     }
-    attrs = _attrs(store, answer, of=of, by=by) | {
-        "denominator": "all known voxels of the region, background included",
-        "interval": f"{confidence:.0%} bootstrap over planes, BCa where defined",
-        "n_resamples": n_resamples,
-        "seed": seed,
-    }
-    return xr.Dataset(data, {**_names(rows), **_names(columns)}, attrs)
-
-
-def compare(
-    volume: Volume, by: str = "roi", box: Box | None = None, *, smoothing: float = SMOOTHING
-) -> xr.Dataset:
-    """Return how far apart the intensity distributions of the regions are.
-
-    ``kl`` is the Kullback-Leibler divergence of row from column, sum p ln(p / q), with
-    ``smoothing`` added to every count first as the paper did for its Figure 2D; it depends on
-    the direction. ``js`` is the Jensen-Shannon divergence: symmetric, at most ln 2, no
-    smoothing (Lin 1991, IEEE Trans. Inf. Theory 37:145).
-
-    Parameters
-    ----------
-    volume
-        Path, URL or opened volume.
-    by
-        Label set of regions.
-    box
-        Only voxels whose centre is in this half-open box, micrometers.
-    smoothing
-        Added to every count before ``kl``.
-
-    Returns
-    -------
-    xarray.Dataset
-        ``kl`` and ``js`` in nats with dims (region, other), ``n_vox`` (region). Code 0 is left
-        out. A region without known voxels has NaN.
-
-    Raises
-    ------
-    MissingError, RequestError
-        As ``histogram`` does.
-
-    Examples
-    --------
-    >>> from tempfile import mkdtemp
-    >>> from thc_dask import convert, labels
-    >>> volume = convert("phantom:32,64,96", mkdtemp() + "/volume.ome.zarr")
-    >>> volume = labels("phantom:32,64,96?channel=roi", volume, "roi", "prasad2020-roi")
-    >>> float(compare(volume)["js"].sel(region="CTX", other="CTX"))
-    0.0
-    """
-    import xarray as xr
-
-    from thc_dask.kernels import statistics
-
-    if not smoothing >= 0:
-        raise RequestError(f"smoothing {smoothing}: must be 0 or more")
-    counts = histogram(volume, by, box)
-    dim = str(counts.dims[0])
-    counts = counts.isel({dim: counts["code"].values != 0})
-    n = counts.sizes[dim]
-    names = counts[dim].values
-    kl = _apply(lambda c: statistics.kl_divergence(c, smoothing), counts.data, (n, n), np.float64)
-    js = _apply(statistics.jensen_shannon, counts.data, (n, n), np.float64)
-    coords = {
-        dim: names, "other": names, f"{dim}_color": (dim, counts["color"].values),
-        f"{dim}_code": (dim, counts["code"].values),
-    }  # fmt: skip
-    attrs = counts.attrs | {"smoothing": smoothing, "units": "nats", "kl": "row from column"}
-    dims = (dim, "other")
-    data = {"kl": (dims, kl), "js": (dims, js), "n_vox": (dim, counts.sum("intensity").data)}
-    return xr.Dataset(data, coords, attrs)
-
-
-def _apply(function: Callable[[Any], Any], data: Any, shape: tuple[int, ...], dtype: Any) -> Any:
-    """Call a function on counts now, or once they are computed."""
-    if isinstance(data, np.ndarray):
-        return function(data)
-    import dask
-    import dask.array as da
-
-    return da.from_delayed(dask.delayed(function)(data), shape, dtype)
-
-
-def _names(side: Side, plain: bool = False) -> dict[str, Any]:
-    """Return coordinates of a side: names, codes, colours; ``plain`` leaves the dim off those."""
-    assert side.scheme is not None
-    dim, labels = side.dim, side.scheme.labels
-    prefix = "" if plain else f"{dim}_"
-    return {
-        dim: np.array([x.name for x in labels], object),
-        f"{prefix}code": (dim, side.scheme.codes),
-        f"{prefix}color": (dim, np.array([x.color for x in labels], object)),
-    }
-
-
-def _planes(store: Store, answer: Answer) -> dict[str, Any]:
-    z = store.grid.coordinates(0)[answer.planes]
-    return {"plane": answer.planes, "z": ("plane", z, {"units": "micrometer"})}
-
-
-def _attrs(store: Store, answer: Answer, **more: Any) -> dict[str, Any]:
-    """Return where numbers come from."""
-    grid, extent = store.grid, answer.extent
-    ends = [
-        f"{grid.origin_um[i] + grid.spacing_um[i] * (a - 0.5):g}:"
-        f"{grid.origin_um[i] + grid.spacing_um[i] * (b - 0.5):g}"
-        for i, (a, b) in enumerate(zip(extent.start, extent.stop, strict=True))
-    ]
-    return {
-        "store": store.url,
-        "level": 0,
-        "software": f"thc_dask {__version__}",
-        "box_vox": str(extent),
-        "box_um": ",".join(ends),
-        "answered_from": answer.answered_from,
-        "digests": answer.table.digests,
-        **more,
-    }
+    attrs = attributes(store, found.table, found.extent, found.answered_from, of=of, by=by)
+    text = DENOMINATORS[denominator] + (", background included" if denominator == "known" else "")
+    coords = {**names_of(rows), **taken(names_of(columns), columns.dim, found.columns)}
+    return xr.Dataset(data, coords, attrs | {"denominator": text} | drawing(units.drawn, how))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,23 +16,21 @@ FLOAT_BITS = 20
 """Leading bits of a float32 that make a bin: sign, exponent, 11 of 23 mantissa bits."""
 
 _SHIFT = 32 - FLOAT_BITS
-_SOURCE = {t: types.Array(t, 3, "A", readonly=True) for t in (types.float32, types.uint16)}
-_U1 = types.Array(types.uint8, 3, "A")
+_LANES = 4  # tables side by side: a bin that comes again at once need not wait for its last count
+_SOURCE = {t: types.Array(t, 3, "C", readonly=True) for t in (types.float32, types.uint16)}
+_U1 = types.Array(types.uint8, 3, "C")
 _F8, _I8 = types.float64, types.int64
 
 
-@njit([types.void(_SOURCE[types.float32], types.int64[::1])], nogil=True, cache=True)
-def _count_float32(block: Any, table: Any) -> None:  # pragma: no cover - compiled
-    cell = np.empty(1, np.float32)
-    bits = cell.view(np.uint32)
-    for k in range(block.shape[0]):
-        for j in range(block.shape[1]):
-            for i in range(block.shape[2]):
-                cell[0] = block[k, j, i]
-                b = bits[0]
-                # Negative floats order backwards: flip all bits of those, the sign of the rest.
-                key = ~b if b >> np.uint32(31) else b | np.uint32(0x80000000)
-                table[key >> np.uint32(12)] += 1
+@njit([types.void(_SOURCE[types.float32], types.uint32[:, ::1])], nogil=True, cache=True)
+def _count_float32(block: Any, tables: Any) -> None:  # pragma: no cover - compiled
+    flat = block.reshape(-1).view(np.uint32)
+    whole = flat.size // _LANES * _LANES
+    for i in range(flat.size):
+        b = flat[i]
+        # Negative floats order backwards: flip all bits of those, the sign of the rest.
+        key = np.uint32(~b) if b >> np.uint32(31) else np.uint32(b | np.uint32(0x80000000))
+        tables[i % _LANES if i < whole else 0, key >> np.uint32(_SHIFT)] += np.uint32(1)
 
 
 @njit(
@@ -45,26 +44,25 @@ def _count_float32(block: Any, table: Any) -> None:  # pragma: no cover - compil
 def _to_uint8(  # pragma: no cover - compiled
     block: Any, low: float, high: float, out: Any, clipped: Any
 ) -> None:
+    # Without a branch, so that voxels are taken eight at a time.
     scale = 255.0 / (high - low)
-    below, above, nan = 0, 0, 0
+    below, above, nan, low_inf, high_inf = 0, 0, 0, 0, 0
     for k in range(block.shape[0]):
         for j in range(block.shape[1]):
             for i in range(block.shape[2]):
                 v = np.float64(block[k, j, i])
-                if v < low:
-                    below += 1
-                    out[k, j, i] = 0
-                elif v > high:
-                    above += 1
-                    out[k, j, i] = 255
-                elif v >= low:
-                    out[k, j, i] = np.uint8(np.rint((v - low) * scale))
-                else:
-                    nan += 1
-                    out[k, j, i] = 0
+                below += int(v < low)
+                above += int(v > high)
+                nan += int(not (v < low or v >= low))
+                low_inf += int(v == -np.inf)
+                high_inf += int(v == np.inf)
+                inside = min(max(v, low), high) if v >= low else low
+                out[k, j, i] = np.uint8(np.int32(np.rint((inside - low) * scale)))
     clipped[0] += below
     clipped[1] += above
     clipped[2] += nan
+    clipped[3] += low_inf
+    clipped[4] += high_inf
 
 
 @dataclass(frozen=True)
@@ -84,12 +82,12 @@ class Window:
 
 
 def n_bins(dtype: np.dtype[Any]) -> int:
-    """Return how many bins ``add_counts`` needs for a type: float32 or uint16."""
+    """Return how many bins ``counts_of`` has for a type: float32 or uint16."""
     return 1 << FLOAT_BITS if dtype == np.float32 else 1 << 16
 
 
-def add_counts(block: NDArray[Any], table: NDArray[np.int64]) -> None:
-    """Add to ``table`` how many voxels fall into each bin; exact, for any range of values.
+def counts_of(parts: Iterable[NDArray[Any]], dtype: np.dtype[Any]) -> NDArray[np.int64]:
+    """Return how many voxels fall into each bin; exact, for any range of values.
 
     uint16 values are their own bins. float32 values go by their leading 20 bits in the order of
     the numbers, so a bin is 1/2048 of its values wide; infinities and NaN have bins of their own
@@ -97,23 +95,34 @@ def add_counts(block: NDArray[Any], table: NDArray[np.int64]) -> None:
 
     Parameters
     ----------
-    block
-        (z, y, x), float32 or uint16.
-    table
-        int64, ``n_bins`` long; added to in place.
+    parts
+        (z, y, x) blocks of ``dtype``; fewer than 2**32 voxels in all.
+    dtype
+        float32 or uint16.
+
+    Returns
+    -------
+    numpy.ndarray
+        int64, ``n_bins(dtype)`` long.
 
     Examples
     --------
-    >>> table = np.zeros(n_bins(np.dtype(np.float32)), np.int64)
-    >>> add_counts(np.full((1, 1, 3), 0.5, np.float32), table)
+    >>> table = counts_of([np.full((1, 1, 3), 0.5, np.float32)], np.dtype(np.float32))
     >>> low, high = bin_edges(np.flatnonzero(table), np.dtype(np.float32))
     >>> low.tolist(), table.sum()
     ([0.5], np.int64(3))
     """
-    if block.dtype == np.float32:
-        _count_float32(block, table)
-    else:
-        table += np.bincount(block.ravel(), minlength=len(table))
+    table = np.zeros(n_bins(dtype), np.int64)
+    if dtype != np.float32:
+        for part in parts:
+            table += np.bincount(part.ravel(), minlength=len(table))
+        return table
+    lanes = np.zeros((_LANES, len(table)), np.uint32)
+    for part in parts:
+        _count_float32(np.ascontiguousarray(part), lanes)
+    for lane in lanes:
+        table += lane
+    return table
 
 
 def bin_edges(
@@ -176,14 +185,18 @@ def to_uint8(
     out
         (z, y, x) uint8.
     clipped
-        int64 (3,): voxels below, above, NaN; added to in place.
+        int64 (5,): voxels below, above, NaN, and of those below and above the infinite ones; added
+        to in place.
 
     Examples
     --------
-    >>> out, clipped = np.empty((1, 1, 3), np.uint8), np.zeros(3, np.int64)
+    >>> out, clipped = np.empty((1, 1, 3), np.uint8), np.zeros(5, np.int64)
     >>> block = np.array([[[-1.0, 0.5, np.nan]]], np.float32)
     >>> to_uint8(block, Window(0.0, 1.0), out, clipped)
     >>> out.tolist(), clipped.tolist()
-    ([[[0, 128, 0]]], [1, 0, 1])
+    ([[[0, 128, 0]]], [1, 0, 1, 0, 0])
     """
-    _to_uint8(block, window.low, window.high, out, clipped)
+    packed = out if out.flags.c_contiguous else np.empty(out.shape, np.uint8)
+    _to_uint8(np.ascontiguousarray(block), window.low, window.high, packed, clipped)
+    if packed is not out:
+        out[...] = packed

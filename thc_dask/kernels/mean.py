@@ -1,7 +1,7 @@
 """Halve a block of an image: the mean of the voxels that exist.
 
-In numpy alone, because a conversion must not wait for a compiler to load. Voxels are added a
-64-bit word at a time, in lanes of twice their size: 5 GB/s on one core.
+In numpy alone, because a conversion must not wait for a compiler to load. Two voxels are taken
+as one word and their sum stays in it, so nothing is ever read with a stride: 5 GB/s on one core.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-# Of a word of uint8 or uint16: every second voxel, the bits of a voxel, the type of a lane.
-_WORDS = {
-    np.dtype(np.uint8): (np.uint64(0x00FF00FF00FF00FF), np.uint64(8), np.uint16),
-    np.dtype(np.uint16): (np.uint64(0x0000FFFF0000FFFF), np.uint64(16), np.uint32),
+# Of two neighbours along x: the word they make, the bits of one, the mask of one.
+_WORDS: dict[np.dtype[Any], tuple[np.dtype[Any], int, int]] = {
+    np.dtype(np.uint8): (np.dtype(np.uint16), 8, 0xFF),
+    np.dtype(np.uint16): (np.dtype(np.uint32), 16, 0xFFFF),
 }
 
 
@@ -24,13 +24,15 @@ class _Scratch(threading.local):
     """Buffers of each thread: fresh memory is slow."""
 
     def __init__(self) -> None:
-        self.words = np.empty((2, 0), np.uint64)
+        self.pairs: dict[np.dtype[Any], NDArray[Any]] = {}
 
-    def pair(self, shape: tuple[int, ...]) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
+    def pair(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> tuple[NDArray[Any], ...]:
+        """Return two arrays with the content of before."""
         n = math.prod(shape)
-        if self.words.shape[1] < n:
-            self.words = np.empty((2, n), np.uint64)
-        return self.words[0, :n].reshape(shape), self.words[1, :n].reshape(shape)
+        if dtype not in self.pairs or self.pairs[dtype].shape[1] < n:
+            self.pairs[dtype] = np.empty((2, n), dtype)
+        first, second = self.pairs[dtype]
+        return first[:n].reshape(shape), second[:n].reshape(shape)
 
 
 _scratch = _Scratch()
@@ -56,43 +58,39 @@ def mean(src: NDArray[Any], dst: NDArray[Any]) -> None:
     >>> half.tolist()
     [[[2, 7]]]
     """
-    # The part that numpy can take a word at a time, then what is left on each far side.
-    in_words = src.dtype in _WORDS and src.strides[2] == src.itemsize
-    step = (2, 2, 8 // src.itemsize if in_words else 2)
-    z, y, x = (n // s * s for n, s in zip(src.shape, step, strict=True))
-    if in_words and z and y and x:
+    # Whole cubes of eight first, then what is left on each far side.
+    z, y, x = (n // 2 * 2 for n in src.shape)
+    if src.dtype in _WORDS and src.strides[2] == src.itemsize and z and y and x:
         _mean_words(src[:z, :y, :x], dst[: z // 2, : y // 2, : x // 2])
     else:
         x = 0
-    _mean_any(src[:z, :y, x:], dst[: z // 2, : y // 2, x // 2 :])
-    _mean_any(src[:z, y:], dst[: z // 2, y // 2 :])
-    _mean_any(src[z:], dst[z // 2 :])
+    if (z, y, x) != src.shape:
+        _mean_any(src[:z, :y, x:], dst[: z // 2, : y // 2, x // 2 :])
+        _mean_any(src[:z, y:], dst[: z // 2, y // 2 :])
+        _mean_any(src[z:], dst[z // 2 :])
 
 
 def _mean_words(src: NDArray[Any], dst: NDArray[Any]) -> None:
-    """Halve voxels whose rows are whole 64-bit words."""
-    even, bits, lane = _WORDS[src.dtype]
-    words = src.view(np.uint64)
-    low, high = _scratch.pair(words.shape)
-    # Neighbours along x, as sums in lanes: no strided access anywhere.
-    np.bitwise_and(words, even, out=low)
+    """Halve voxels of which there are two, four, six... along each axis."""
+    word, bits, mask = _WORDS[src.dtype]
+    words = src.view(word)
+    low, high = _scratch.pair(words.shape, word)
+    # The sum of two neighbours along x needs one bit more than a voxel, that of eight three.
     np.right_shift(words, bits, out=high)
-    np.bitwise_and(high, even, out=high)
+    np.bitwise_and(words, mask, out=low)
     np.add(low, high, out=low)
-    # Sums of eight need three bits more than a voxel, so lanes never carry into one another.
-    np.add(low[::2], low[1::2], out=high[: len(low) // 2])
     planes = high[: len(low) // 2]
+    np.add(low[::2], low[1::2], out=planes)
     total = low.reshape(-1)[: planes.size // 2].reshape(planes.shape[0], -1, planes.shape[2])
     np.add(planes[:, ::2], planes[:, 1::2], out=total)
-    lanes = total.view(lane)
-    odd = high.reshape(-1)[: total.size].reshape(total.shape).view(lane)
+    odd = high.reshape(-1)[: total.size].reshape(total.shape)
     # Adding 3 and the lowest bit that stays rounds halves to even.
-    np.right_shift(lanes, 3, out=odd)
+    np.right_shift(total, 3, out=odd)
     np.bitwise_and(odd, 1, out=odd)
-    np.add(lanes, odd, out=lanes)
-    np.add(lanes, 3, out=lanes)
-    np.right_shift(lanes, 3, out=lanes)
-    np.copyto(dst, lanes, casting="unsafe")
+    np.add(total, odd, out=total)
+    np.add(total, 3, out=total)
+    np.right_shift(total, 3, out=total)
+    np.copyto(dst, total, casting="unsafe")
 
 
 def _mean_any(src: NDArray[Any], dst: NDArray[Any]) -> None:

@@ -1,4 +1,4 @@
-"""Count tables as figures, in the manner of Figures 2 and 3A of Prasad et al. 2020.
+"""Count tables as figures, in the manner of Figures 2 and 3 of Prasad et al. 2020.
 
 Every function returns a ``matplotlib.figure.Figure`` that belongs to the caller; pyplot and its
 global state are not touched, so figures may be made in several threads.
@@ -10,6 +10,7 @@ from thc_dask.plot.charts import (
     intensity_distributions,
     structure_fractions,
 )
+from thc_dask.plot.raters import scores_by_region, significance_matrices
 from thc_dask.plot.slices import annotated_slice
 
 __all__ = [
@@ -18,5 +19,7 @@ __all__ = [
     "intensity_distributions",
     "render",
     "save",
+    "scores_by_region",
+    "significance_matrices",
     "structure_fractions",
 ]

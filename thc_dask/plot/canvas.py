@@ -12,7 +12,7 @@ import numpy as np
 
 from thc_dask.errors import MissingError, RequestError
 from thc_dask.schemes import PALETTE
-from thc_dask.store.location import write_file
+from thc_dask.store.filesink import write_file
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -44,10 +44,14 @@ def render(figure: Figure, form: str) -> bytes:
     """
     if form not in FORMATS:
         raise RequestError(f"figure format {form!r}: give one of {', '.join(FORMATS)}")
-    # no date and no version inside: equal figures are equal files
+    from matplotlib import rc_context
+
+    # No date and no version inside, and no names of parts made up anew: equal figures are equal
+    # files.
     nothing = {"png": ["Software"], "svg": ["Date", "Creator"]}.get(form, ["CreationDate"])
     buffer = io.BytesIO()
-    figure.savefig(buffer, format=form, dpi=DPI, metadata=dict.fromkeys(nothing))
+    with rc_context({"svg.hashsalt": "thc_dask"}):
+        figure.savefig(buffer, format=form, dpi=DPI, metadata=dict.fromkeys(nothing))
     return buffer.getvalue()
 
 

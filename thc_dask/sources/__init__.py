@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from thc_dask.errors import MissingError, RequestError
 from thc_dask.grid import Um
 from thc_dask.reader import Reader, as_dataarray
+from thc_dask.retry import persist
 from thc_dask.views import reorder, respace
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ def _as_stored(source: Any, spacing_um: Um | None) -> Reader:
         raise RequestError(f"source: the name is empty; give {KINDS}")
     if text.startswith("phantom:"):
         return _phantom(text, spacing_um)
-    return _named(text, spacing_um)
+    return persist(lambda: _named(text, spacing_um), f"source {text}")
 
 
 def _named(text: str, spacing_um: Um | None) -> Reader:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import secrets
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
+import google_crc32c
 import numpy as np
 from numpy.typing import NDArray
 
 from thc_dask.errors import RequestError
+from thc_dask.files import fingerprint
 from thc_dask.grid import AXES, Extent, Grid, Um, Vox
+from thc_dask.reader import graph_name
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,10 +37,34 @@ class ArraySource:
         z, y, x = (max(sizes) for sizes in self.array.chunks)
         return z, y, x
 
-    @property
+    @cached_property
     def provenance(self) -> dict[str, Any]:
+        """What the voxels come from: a source's own record, else what tells arrays apart.
+
+        Of a dask array that is the name of its graph, of voxels in memory their checksums.
+        """
         given = self.array.attrs.get("provenance")
-        return given if isinstance(given, dict) else {"kind": "array", "name": str(self.array.name)}
+        if not isinstance(given, dict):
+            return {"kind": "array", "name": str(self.array.name), "token": self._token()}
+        # Attributes outlive arithmetic; the graph's name does not.
+        if self._graph().startswith(f"{graph_name(given)}-"):
+            return given
+        name = str(self.array.name)
+        return {"kind": "array", "name": name, "token": self._token(), "made_from": given}
+
+    def _graph(self) -> str:
+        return "" if self.array.chunks is None else str(self.array.data.name)
+
+    def _token(self) -> str:
+        """Return what is the same for the same voxels, also in another process."""
+        if self.array.chunks is not None:
+            return self._graph()
+        voxels = self.array.variable._data
+        if not isinstance(voxels, np.ndarray):
+            # Not worth reading it twice; what cannot be told apart is never taken for the same.
+            return f"unknown-{secrets.token_hex(8)}"
+        planes = [int(google_crc32c.value(plane.tobytes())) for plane in voxels]
+        return fingerprint([voxels.dtype.str, list(voxels.shape), planes])
 
     def read_into(self, out: NDArray[Any], start: Vox) -> None:
         z, y, x = start

@@ -161,12 +161,17 @@ class Blocks:
     """Voxels the source decodes over voxels there are; 1 if each is decoded once."""
 
 
-def plan_blocks(level: Level, unit: Vox, itemsize: int, memory_bytes: int) -> Blocks:
+def plan_blocks(
+    level: Level, unit: Vox, itemsize: int, memory_bytes: int, sink_bytes: int = 0,
+    most_columns: int = 2**30,
+) -> Blocks:  # fmt: skip
     """Return the blocks that decode each unit of the source once, if ``memory_bytes`` allows.
 
     A unit is what the source decodes at a time: a strip, a plane, a cuboid. A block is a row of
     shards along x, because rows are what files hold, and is read one chunk deep at a time. Both
     grow until no unit is cut, or as far as the memory goes: then the smallest waste is taken.
+    Of a shard that is being written ``sink_bytes`` are held, and no block may have more than
+    ``most_columns`` shards open at a time.
     """
     shape, shard, chunk = level.grid.shape, level.shard, level.chunk
     plans = []
@@ -175,11 +180,13 @@ def plan_blocks(level: Level, unit: Vox, itemsize: int, memory_bytes: int) -> Bl
             for ny in _counts(shape[1], shard[1]):
                 for nx in _counts(shape[2], shard[2]):
                     size = (nz * shard[0], ny * shard[1], nx * shard[2])
-                    memory = block_memory(level, size, depth, itemsize)
+                    memory = block_memory(level, size, depth, itemsize, sink_bytes)
                     waste = _waste(shape, (depth, *size[1:]), unit)
                     # Two per cent of waste are not worth a larger block.
                     cost = (round(waste * 50), -nx, ny, depth, nz)
-                    plans.append((memory > memory_bytes, cost, memory, waste, size, depth))
+                    columns = ny * nx * max(1, depth // shard[0])
+                    too_much = memory > memory_bytes or columns > most_columns
+                    plans.append((too_much, cost, memory, waste, size, depth))
     # What fits goes by its cost; where nothing fits, the smallest is taken.
     best = min(plans, key=lambda p: (p[0], p[2] if p[0] else 0, p[1]))
     _, _, memory, waste, size, depth = best
@@ -207,13 +214,15 @@ def _waste(shape: Vox, size: Vox, unit: Vox) -> float:
     return ratio
 
 
-def block_memory(level: Level, size: Vox, depth: int, itemsize: int) -> int:
+def block_memory(level: Level, size: Vox, depth: int, itemsize: int, sink_bytes: int = 0) -> int:
     """Return the bytes a block of ``size`` voxels holds while it is written.
 
-    Twice ``depth`` planes of voxels (some are read while others are compressed), and the levels
-    below the first of the shards that are open: an eighth and less of their voxels.
+    Twice ``depth`` planes of voxels (some are read while others are compressed), and of the shards
+    that are open what waits for the disk, ``sink_bytes`` each, and the levels below the first: an
+    eighth and less of their voxels.
     """
     z, y, x = (min(s, n) for s, n in zip(size, level.grid.shape, strict=True))
     layers = 2 * min(depth, z) * y * x
-    halves = min(max(level.shard[0], depth), z) * y * x // 7
-    return (layers + halves) * itemsize
+    deep = min(max(level.shard[0], depth), z)
+    columns = math.prod(-(-n // s) for n, s in zip((deep, y, x), level.shard, strict=True))
+    return (layers + deep * y * x // 7) * itemsize + columns * sink_bytes

@@ -6,18 +6,29 @@ a single PUT on object storage.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
-import secrets
-import shutil
-from collections.abc import Iterator, Sequence
+import stat
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
-from thc_dask.errors import ExistsError, MissingError, RequestError, writing
+from thc_dask.errors import (
+    ExistsError,
+    MissingError,
+    ReadError,
+    RequestError,
+    WriteError,
+    reading,
+    writing,
+)
+from thc_dask.remote.address import is_remote
+from thc_dask.retry import persist
+from thc_dask.store.filesink import BUFFER_BYTES, Buffer, FileSink, write_file
 
-Buffer = bytes | bytearray | memoryview
+Found = TypeVar("Found")
 
 LOCK = "thc/lock"  # held by the process that writes
 
@@ -28,6 +39,9 @@ class Sink(Protocol):
     def append(self, parts: Sequence[Buffer]) -> None:
         """Add bytes at the end."""
 
+    def close(self) -> None:
+        """Let go of memory as far as possible; nothing can be added after that."""
+
     def commit(self) -> None:
         """Make the object appear, whole."""
 
@@ -35,10 +49,23 @@ class Sink(Protocol):
         """Leave nothing behind."""
 
 
+class Opened(Protocol):
+    """An object that is read piece by piece."""
+
+    def read(self, start: int, n: int) -> bytes:
+        """Return ``n`` bytes from ``start`` on, fewer where it ends."""
+
+    def close(self) -> None:
+        """Let go of it."""
+
+
 class Location(Protocol):
     """Keys with bytes behind them; keys look like ``0/image/c/0/0/0``."""
 
     url: str
+
+    def for_zarr(self) -> Any:
+        """Return what zarr and xarray open to read it."""
 
     def get(self, key: str) -> bytes | None:
         """Return all bytes of an object, None where there is none."""
@@ -46,8 +73,25 @@ class Location(Protocol):
     def get_range(self, key: str, start: int, n: int) -> bytes | None:
         """Return ``n`` bytes from ``start`` on (from the end if negative), None where absent."""
 
+    @property
+    def far(self) -> bool:
+        """Whether each piece that is read costs a request: what is needed is asked for at once."""
+
+    def get_ranges(self, key: str, ranges: Sequence[tuple[int, int]]) -> list[bytes] | None:
+        """Return several (start, n) of an object at once, None where there is none."""
+
+    def opened(self, key: str) -> Opened | None:
+        """Return an object for reading many pieces of it, None where there is none."""
+
     def size(self, key: str) -> int | None:
         """Return the bytes of an object, None where there is none."""
+
+    @property
+    def alone(self) -> bool:
+        """Whether who holds the lock is the only one to write."""
+
+    def check_writable(self) -> None:
+        """Raise RequestError where nothing can ever be written."""
 
     def lock(self) -> AbstractContextManager[None]:
         """Keep other writers out; ExistsError where one is at work."""
@@ -55,8 +99,17 @@ class Location(Protocol):
     def put(self, key: str, data: Buffer, durable: bool = True) -> None:
         """Write an object, whole; ``durable`` waits until a power cut cannot lose it."""
 
+    def exchange(self, key: str, before: bytes | None, data: bytes) -> bool:
+        """Write an object if it still is ``before`` (None: if there is none); say whether it was.
+
+        Where the service knows conditional writes, nobody can come in between.
+        """
+
     def sink(self, key: str) -> Sink:
         """Begin an object that comes in parts."""
+
+    def sink_bytes(self, n_bytes: int) -> int:
+        """Return what a sink holds in memory of an object of ``n_bytes``."""
 
     def remove(self, key: str) -> None:
         """Remove one object, if it is there."""
@@ -72,7 +125,7 @@ class Location(Protocol):
 
 
 def locate(store: str | os.PathLike[str]) -> Location:
-    """Return the location of a path or of any URL that fsspec knows.
+    """Return the location of a path, of object storage, or of any other URL that fsspec knows.
 
     >>> locate("volume.ome.zarr").url
     'volume.ome.zarr'
@@ -82,21 +135,60 @@ def locate(store: str | os.PathLike[str]) -> Location:
         raise RequestError("store: give a path or a URL, not an empty name")
     if text.startswith("file://"):
         text = text.removeprefix("file://")
+    if is_remote(text):
+        from thc_dask.store.objects import Objects
+
+        return Objects(text.rstrip("/"))
     if "://" in text:
-        return Remote(text.rstrip("/"))
+        from thc_dask.store.foreign import Foreign
+
+        return Foreign(text.rstrip("/"))
     return Folder(text.rstrip("/") or "/")
 
 
-def write_file(path: str | os.PathLike[str], data: Buffer) -> None:
-    """Write a file, whole or not at all; its folder is made if needed.
+class Ranges:
+    """An object of which every piece is asked for by itself."""
 
-    Raises
-    ------
-    WriteError
-        It cannot be written; what was there before still is.
-    """
-    target = Path(path)
-    Folder(str(target.parent)).put(target.name, data)
+    def __init__(self, location: Location, key: str) -> None:
+        self._location, self._key = location, key
+
+    def read(self, start: int, n: int) -> bytes:
+        return self._location.get_range(self._key, start, n) or b""
+
+    def close(self) -> None:
+        pass
+
+
+def ranges_of(
+    location: Location, key: str, ranges: Sequence[tuple[int, int]]
+) -> list[bytes] | None:
+    """Return several ranges of an object, one after the other."""
+    found = [location.get_range(key, start, n) for start, n in ranges]
+    return None if None in found else [part or b"" for part in found]
+
+
+class OpenFile:
+    """A file that is read piece by piece."""
+
+    def __init__(self, path: Path, fd: int) -> None:
+        self._path, self._fd = path, fd
+
+    def read(self, start: int, n: int) -> bytes:
+        return persist(lambda: self._read(start, n), str(self._path))
+
+    def _read(self, start: int, n: int) -> bytes:
+        try:
+            with reading(self._path):
+                return os.pread(self._fd, n, start)
+        except ReadError:
+            with suppress(OSError):  # what is open may be stale for ever, if its server restarted
+                fresh = os.open(self._path, os.O_RDONLY)
+                os.dup2(fresh, self._fd)
+                os.close(fresh)
+            raise
+
+    def close(self) -> None:
+        os.close(self._fd)
 
 
 class Folder:
@@ -105,200 +197,217 @@ class Folder:
     def __init__(self, path: str) -> None:
         self.url = path
         self._root = Path(path).absolute()  # workers may stand in another folder
+        self._seen: tuple[int, int] | None = None
+        """Device and inode of the store's folder, once this process has written there."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_seen": None}  # other hosts have other numbers
+
+    def for_zarr(self) -> str:
+        return str(self._root)
 
     def get(self, key: str) -> bytes | None:
-        try:
-            return (self._root / key).read_bytes()
-        except (FileNotFoundError, NotADirectoryError):
-            return None
+        return self._read(key, Path.read_bytes)
 
     def get_range(self, key: str, start: int, n: int) -> bytes | None:
-        try:
-            fd = os.open(self._root / key, os.O_RDONLY)
-        except (FileNotFoundError, NotADirectoryError):
-            return None
-        try:
-            if start < 0:
-                start = max(0, os.fstat(fd).st_size + start)
-            return os.pread(fd, n, start)
-        finally:
-            os.close(fd)
+        def part(path: Path) -> bytes:
+            fd = os.open(path, os.O_RDONLY)
+            try:
+                first = start if start >= 0 else max(0, os.fstat(fd).st_size + start)
+                return os.pread(fd, n, first)
+            finally:
+                os.close(fd)
+
+        return self._read(key, part)
+
+    @property
+    def far(self) -> bool:
+        return False
+
+    def get_ranges(self, key: str, ranges: Sequence[tuple[int, int]]) -> list[bytes] | None:
+        return ranges_of(self, key, ranges)
+
+    def opened(self, key: str) -> OpenFile | None:
+        return self._read(key, lambda path: OpenFile(path, os.open(path, os.O_RDONLY)))
 
     def size(self, key: str) -> int | None:
-        try:
-            return (self._root / key).stat().st_size
-        except (FileNotFoundError, NotADirectoryError):
-            return None
+        return self._read(key, lambda path: path.stat().st_size)
+
+    def _read(self, key: str, look: Callable[[Path], Found]) -> Found | None:
+        """Return what a look at a file gives, None where there is none."""
+        path = self._root / key
+
+        def attempt() -> Found | None:
+            try:
+                with reading(path):
+                    return look(path)
+            except ReadError as error:
+                if isinstance(error.__cause__, FileNotFoundError | NotADirectoryError):
+                    return None
+                raise
+
+        return persist(attempt, str(path))
+
+    @property
+    def alone(self) -> bool:
+        return True
+
+    def check_writable(self) -> None:
+        pass  # the first write says why
 
     @contextmanager
     def lock(self) -> Iterator[None]:
         # The system drops this lock with the process, however that ends.
-        path = self._root / LOCK
-        with writing(self.url):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        fd = persist(self._taken, self.url)
         try:
-            try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                raise ExistsError(
-                    f"{self.url} is being written by another process; wait for it to end"
-                ) from None
             yield
         finally:
             os.close(fd)
 
+    def _taken(self) -> int:
+        """Return the descriptor of the file that this process has locked."""
+        path = self._root / LOCK
+        with writing(self.url):
+            self._make(path.parent)
+            fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                os.close(fd)
+                if error.errno == errno.EAGAIN:
+                    raise ExistsError(
+                        f"{self.url} is being written by another process; wait for it to end"
+                    ) from None
+                raise
+        return fd
+
     def put(self, key: str, data: Buffer, durable: bool = True) -> None:
-        sink = self.sink(key)
-        try:
-            sink.append([data])
-            sink.commit(durable)
-        except BaseException:
-            sink.abort()
-            raise
+        self._write(key, lambda path: write_file(path, data, durable, self._make))
+
+    def exchange(self, key: str, before: bytes | None, data: bytes) -> bool:
+        if self.get(key) != before:  # the lock keeps others from coming in between
+            return False
+        self.put(key, data)
+        return True
 
     def sink(self, key: str) -> FileSink:
-        return FileSink(self._root / key)
+        return FileSink(self._root / key, self._make)
+
+    def sink_bytes(self, n_bytes: int) -> int:
+        return min(n_bytes, BUFFER_BYTES)
 
     def remove(self, key: str) -> None:
-        path = self._root / key
-        with writing(str(path)):
-            path.unlink(missing_ok=True)
+        self._write(key, lambda path: path.unlink(missing_ok=True))
 
     def delete(self, prefix: str) -> None:
-        path = self._root / prefix if prefix else self._root
-        with writing(str(path)):
-            if path.is_dir() and not path.is_symlink():
-                shutil.rmtree(path)
-            else:
-                path.unlink(missing_ok=True)
+        # Step by step: whatever fails for a moment is tried again by itself.
+        for name in _names_in(self._root / prefix):
+            self.delete(f"{prefix}/{name}")
+        self._write(prefix, _remove)
 
     def move(self, key: str, to: str) -> None:
-        target = self._root / to
-        with writing(str(target)):
-            target.parent.mkdir(parents=True, exist_ok=True)
-            os.replace(self._root / key, target)
+        source = self._root / key
+
+        def rename(target: Path) -> None:
+            self._make(target.parent)
+            os.replace(source, target)
+
+        self._write(to, rename)
+
+    def _make(self, folder: Path) -> None:
+        """Make a folder of the store; the store's own only if it was not there before.
+
+        Where a mount was lost its mount point is left, an empty folder of another disk.
+        """
+        if self._seen is None:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._seen = _identity(self._root)
+        elif _identity(self._root) != self._seen:
+            raise WriteError(
+                f"cannot write {self.url}: its folder is gone, or another is in its place (a mount "
+                "that was lost?); bring it back, then run it again"
+            )
+        else:
+            folder.mkdir(parents=True, exist_ok=True)
+
+    def _write(self, key: str, change: Callable[[Path], None]) -> None:
+        """Change a file, again where that failed for a moment only."""
+        path = self._root / key
+
+        def attempt() -> None:
+            with writing(path):
+                change(path)
+
+        persist(attempt, str(path))
 
     def keys(self, prefix: str) -> list[str]:
         top = self._root / prefix
-        found = (Path(d, f) for d, _, files in os.walk(top) for f in files)
-        return sorted(path.relative_to(self._root).as_posix() for path in found)
+        return sorted(path.relative_to(self._root).as_posix() for path in _files_below(top))
 
 
-class FileSink:
-    """A file written under another name in its own folder, then renamed."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._partial = path.with_name(f"{path.name}.{secrets.token_hex(4)}.partial")
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
-        with writing(str(path)):
-            try:
-                self._fd = os.open(self._partial, flags, 0o666)
-            except FileNotFoundError:
-                path.parent.mkdir(parents=True, exist_ok=True)
-                self._fd = os.open(self._partial, flags, 0o666)
-
-    def append(self, parts: Sequence[Buffer]) -> None:
-        with writing(str(self._path)):
-            for i in range(0, len(parts), 512):  # the system takes at most IOV_MAX parts
-                views = [memoryview(part).cast("B") for part in parts[i : i + 512]]
-                while views:
-                    n = os.writev(self._fd, views)
-                    while views and n >= len(views[0]):
-                        n -= len(views.pop(0))
-                    if n:
-                        views[0] = views[0][n:]
-
-    def commit(self, durable: bool = True) -> None:
-        with writing(str(self._path)):
-            if durable:
-                os.fsync(self._fd)
-            os.close(self._fd)
-            self._fd = -1
-            os.replace(self._partial, self._path)
-
-    def abort(self) -> None:
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
-        with suppress(OSError):
-            self._partial.unlink(missing_ok=True)
+def _identity(folder: Path) -> tuple[int, int] | None:
+    """Return what tells a folder from others that have had its name, None where there is none."""
+    try:
+        found = folder.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_dev, found.st_ino
 
 
-class Remote:
-    """A store behind an fsspec URL; one object is one PUT."""
+def _names_in(folder: Path) -> list[str]:
+    """Return what is in a folder; nothing for what is none, a link to one included."""
 
-    def __init__(self, url: str) -> None:
-        import fsspec
+    def look() -> list[str]:
+        with writing(folder), suppress(FileNotFoundError):
+            return os.listdir(folder) if stat.S_ISDIR(folder.lstat().st_mode) else []
+        return []
 
-        self.url = url
+    return persist(look, str(folder))
+
+
+def _remove(path: Path) -> None:
+    """Remove a file, a link or an empty folder, if it is there."""
+    with suppress(FileNotFoundError):
+        if stat.S_ISDIR(path.lstat().st_mode):
+            path.rmdir()
+        else:
+            path.unlink()
+
+
+def _files_below(folder: Path) -> Iterator[Path]:
+    def look() -> list[tuple[str, bool]]:
         try:
-            self._fs, self._root = fsspec.core.url_to_fs(url)
-        except (ValueError, ImportError) as error:
-            raise RequestError(f"store {url}: {error}") from error
+            with reading(folder), os.scandir(folder) as entries:
+                # A link to a folder is not followed: it may lead anywhere.
+                return [(e.name, e.is_dir()) for e in entries if not _is_linked_folder(e)]
+        except ReadError as error:
+            if isinstance(error.__cause__, FileNotFoundError | NotADirectoryError):
+                return []
+            raise
 
-    def _path(self, key: str) -> str:
-        return f"{self._root}/{key}" if key else self._root
+    for name, is_folder in persist(look, str(folder)):
+        if is_folder:
+            yield from _files_below(folder / name)
+        else:
+            yield folder / name
 
-    def get(self, key: str) -> bytes | None:
-        try:
-            return bytes(self._fs.cat_file(self._path(key)))
-        except FileNotFoundError:
-            return None
 
-    def get_range(self, key: str, start: int, n: int) -> bytes | None:
-        try:
-            if start < 0:
-                return bytes(self._fs.cat_file(self._path(key), start=start))[:n]
-            return bytes(self._fs.cat_file(self._path(key), start=start, end=start + n))
-        except FileNotFoundError:
-            return None
-
-    def size(self, key: str) -> int | None:
-        try:
-            return int(self._fs.size(self._path(key)))
-        except FileNotFoundError:
-            return None
-
-    @contextmanager
-    def lock(self) -> Iterator[None]:
-        yield
-
-    def put(self, key: str, data: Buffer, durable: bool = True) -> None:
-        with writing(f"{self.url}/{key}"):
-            self._fs.pipe_file(self._path(key), bytes(data))
-
-    def sink(self, key: str) -> MemorySink:
-        return MemorySink(self, key)
-
-    def remove(self, key: str) -> None:
-        with writing(f"{self.url}/{key}"), suppress(FileNotFoundError):
-            self._fs.rm_file(self._path(key))
-
-    def delete(self, prefix: str) -> None:
-        with writing(f"{self.url}/{prefix}"), suppress(FileNotFoundError):
-            self._fs.rm(self._path(prefix), recursive=True)
-
-    def move(self, key: str, to: str) -> None:
-        with writing(f"{self.url}/{to}"):
-            self._fs.mv(self._path(key), self._path(to))
-
-    def keys(self, prefix: str) -> list[str]:
-        found = self._fs.find(self._path(prefix))
-        root = self._fs._strip_protocol(self._root).rstrip("/")
-        return sorted(str(path).removeprefix(root).lstrip("/") for path in found)
+def _is_linked_folder(entry: os.DirEntry[str]) -> bool:
+    return entry.is_symlink() and entry.is_dir()
 
 
 class MemorySink:
     """Parts kept in memory until they can be one PUT."""
 
-    def __init__(self, location: Remote, key: str) -> None:
+    def __init__(self, location: Location, key: str) -> None:
         self._location, self._key, self._data = location, key, bytearray()
 
     def append(self, parts: Sequence[Buffer]) -> None:
         for part in parts:
             self._data += part
+
+    def close(self) -> None:
+        pass
 
     def commit(self) -> None:
         self._location.put(self._key, self._data)

@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import zstandard
+from numpy.typing import NDArray
 
 from thc_dask.grid import AXES, Extent, Grid
 from thc_dask.schemes import Scheme
@@ -19,6 +21,7 @@ from thc_dask.store.shards import Codec
 
 FORMAT = 1  # of the thc record; see docs/format.md
 OME = "0.5"
+TABLE_LEVEL = 3  # of zstd; tables are mostly zeros
 LONG_NAMES = {
     "z": "voxel centres along z (plane)",
     "y": "voxel centres along y",
@@ -88,6 +91,26 @@ def coordinate_array(grid: Grid, axis: int) -> tuple[Node, bytes]:
     little = {"name": "bytes", "configuration": {"endian": "little"}}
     node = _array(values.shape, "float64", values.shape, [AXES[axis]], [little], attributes, 0.0)
     return node, values.astype("<f8").tobytes()
+
+
+def table_array(
+    values: NDArray[Any], chunk: Sequence[int], names: Sequence[str], attributes: Node
+) -> tuple[Node, dict[str, bytes]]:
+    """Return the metadata of an array of a table, and its chunks by place; zeros have none."""
+    little: Node = {"name": "bytes", "configuration": {"endian": "little"}}
+    zstd = {"name": "zstd", "configuration": {"level": TABLE_LEVEL, "checksum": False}}
+    sizes = [max(1, n) for n in chunk]
+    dtype = values.dtype.newbyteorder("=")
+    node = _array(values.shape, dtype.name, sizes, names, [little, zstd], attributes, 0)
+    compressor = zstandard.ZstdCompressor(level=TABLE_LEVEL, write_content_size=True)
+    found: dict[str, bytes] = {}
+    for place in np.ndindex(*(-(-n // c) for n, c in zip(values.shape, sizes, strict=True))):
+        part = values[tuple(slice(p * c, (p + 1) * c) for p, c in zip(place, sizes, strict=True))]
+        if part.any():
+            whole = np.zeros(sizes, dtype.newbyteorder("<"))
+            whole[tuple(slice(0, n) for n in part.shape)] = part
+            found["/".join(map(str, place))] = compressor.compress(whole.data.cast("B"))
+    return node, found
 
 
 def multiscales(name: str, levels: Sequence[Level], method: Node) -> list[Node]:

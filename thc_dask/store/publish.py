@@ -9,23 +9,22 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import google_crc32c
-
 from thc_dask import __version__
-from thc_dask.errors import ExistsError, WriteError
+from thc_dask.errors import ExistsError
 from thc_dask.grid import AXES, Extent
 from thc_dask.schemes import Scheme
 from thc_dask.store import metadata
+from thc_dask.store.filesink import PARTIAL
 from thc_dask.store.layout import Level
 from thc_dask.store.location import LOCK, Location
+from thc_dask.store.root import ROOT, node_bytes, put_root, sealed
 from thc_dask.store.write import RECEIPTS, Receipt, Target
 
 PLAN = "thc/plan.json"
-ROOT = "zarr.json"
-ROOT_COPY = "thc/root.json"  # the same bytes, should the root be damaged
+PUTS_AT_A_TIME = 8
 
 
 def check_place(location: Location, overwrite: bool) -> None:
@@ -52,23 +51,36 @@ def check_place(location: Location, overwrite: bool) -> None:
 def begin(location: Location, plan: dict[str, Any], overwrite: bool) -> None:
     """Claim the place for a store; ``plan`` says what is being made. What was there goes."""
     check_place(location, overwrite)
+    claimed = location.get(PLAN)
     if location.get(ROOT) is not None:
         # What breaks off from here on is unfinished, not a folder of somebody else.
-        location.put(PLAN, metadata.dumps({}))
-        location.delete(ROOT)
-    for top in sorted({key.split("/")[0] for key in location.keys("")} - {LOCK.split("/")[0]}):
-        location.delete(top)
-    for key in location.keys(LOCK.split("/")[0]):
-        if key not in (LOCK, PLAN):
-            location.delete(key)
-    location.put(PLAN, metadata.dumps(plan))
+        claimed = _claim(location, claimed, {})
+        location.remove(ROOT)
+    top = LOCK.split("/")[0]
+    parts = (key.split("/") for key in location.keys(""))
+    for old in sorted({"/".join(p[: 1 + (p[0] == top)]) for p in parts} - {LOCK, PLAN}):
+        location.delete(old)
+    _claim(location, claimed, plan)
+
+
+def _claim(location: Location, before: bytes | None, plan: dict[str, Any]) -> bytes:
+    """Write the plan where it still is ``before``, and return it as it is now."""
+    data = metadata.dumps(plan)
+    if not location.exchange(PLAN, before, data):
+        raise ExistsError(f"{location.url} is being written by another process; wait for it to end")
+    return data
 
 
 def sweep(location: Location) -> None:
-    """Remove files that a killed process had not finished; only the holder of the lock may."""
+    """Remove files that a killed process had not finished; only the holder of the lock may.
+
+    Behind a URL there are none, and to list all keys takes long.
+    """
+    if "://" in location.url:
+        return
     for key in location.keys(""):
-        if key.endswith(".partial"):
-            location.delete(key)
+        if key.endswith(PARTIAL):
+            location.remove(key)
 
 
 def interrupted(location: Location) -> dict[str, Any] | None:
@@ -119,11 +131,14 @@ def _level_nodes(
 
 
 def _put_all(location: Location, nodes: dict[str, metadata.Node], chunks: dict[str, bytes]) -> None:
-    for key, data in chunks.items():
-        location.put(key, data)
-    # Deepest first: a group never names what is not there yet.
-    for path in sorted(nodes, key=lambda p: -p.count("/")):
-        location.put(f"{path}/zarr.json", metadata.dumps(nodes[path]))
+    # Side by side: each waits for the disk or the network, and one flush of a disk serves several.
+    with ThreadPoolExecutor(PUTS_AT_A_TIME) as pool:
+        list(pool.map(location.put, chunks.keys(), chunks.values()))
+        # Deepest first: a group never names what is not there yet.
+        for depth in sorted({path.count("/") for path in nodes}, reverse=True):
+            paths = [path for path in nodes if path.count("/") == depth]
+            keys = [f"{path}/zarr.json" for path in paths]
+            list(pool.map(location.put, keys, [metadata.dumps(nodes[path]) for path in paths]))
 
 
 def _keep_receipts(target: Target, receipts: Sequence[Receipt], meaning: Any = None) -> str:
@@ -135,46 +150,9 @@ def _keep_receipts(target: Target, receipts: Sequence[Receipt], meaning: Any = N
     return digest(shards, meaning)
 
 
-def _clear_receipts(target: Target) -> None:
+def clear_receipts(target: Target) -> None:
     """Remove the receipts that a resumed run would have asked for."""
     target.location.delete(f"{RECEIPTS}/{target.prefix}{target.name}")
-
-
-def _put_root(location: Location, data: bytes) -> None:
-    location.put(ROOT_COPY, data)
-    location.put(ROOT, data)
-
-
-def sealed(root: metadata.Node) -> bytes:
-    """Return the root's bytes with their own checksum among them."""
-    thc = root["attributes"]["thc"]
-    blank = root | {"attributes": root["attributes"] | {"thc": thc | {"crc32c": 0}}}
-    crc = int(google_crc32c.value(metadata.dumps(blank)))
-    blank["attributes"]["thc"]["crc32c"] = crc
-    return metadata.dumps(blank)
-
-
-def is_sealed(data: bytes) -> bool:
-    """Whether a root's bytes are those that ``sealed`` made."""
-    try:
-        root = json.loads(data)
-        return data == sealed(root)
-    except (ValueError, KeyError, TypeError):
-        return False
-
-
-def node_bytes(nodes: dict[str, metadata.Node], path: str) -> bytes:
-    """Return the metadata file of a node, as it lies in the store.
-
-    The group of a table names its own arrays too: over HTTP nobody can list them.
-    """
-    node = nodes[path]
-    if path.startswith("counts/") and path.count("/") == 2:
-        top = f"{path}/"
-        node = metadata.consolidate(
-            node, {k.removeprefix(top): n for k, n in nodes.items() if k.startswith(top)}
-        )
-    return metadata.dumps(node)
 
 
 def small_files(root: metadata.Node, levels: Sequence[Level]) -> dict[str, bytes]:
@@ -210,16 +188,19 @@ def publish_image(
         "omero": metadata.omero(target.name, window, limits, levels[0].grid.shape[0] // 2),
     }
     root = metadata.group({"ome": ome, "thc": thc})
-    _put_root(target.location, sealed(metadata.consolidate(root, nodes)))
-    target.location.delete(PLAN)
-    _clear_receipts(target)
+    put_root(target.location, sealed(metadata.consolidate(root, nodes)), None)
+    target.location.remove(PLAN)
+    clear_receipts(target)
 
 
-def publish_labels(
-    target: Target, levels: Sequence[Level], receipts: Sequence[Receipt], root: metadata.Node,
+def write_nodes_of_labels(
+    target: Target, levels: Sequence[Level], receipts: Sequence[Receipt],
     scheme: Scheme, extents: Sequence[Extent], provenance: list[dict[str, Any]],
-) -> None:  # fmt: skip
-    """Add a finished label set to the store whose root node is ``root``."""
+) -> dict[str, metadata.Node]:  # fmt: skip
+    """Write the metadata and receipts of a finished label set; return its nodes by path.
+
+    It is part of the store once the root names them.
+    """
     nodes, chunks = _level_nodes(target, levels, {"long_name": f"{scheme.kind} codes"})
     meaning = {
         "scheme": scheme.as_dict(),
@@ -240,64 +221,4 @@ def publish_labels(
     }
     nodes[target.prefix.rstrip("/")] = metadata.group({"ome": ome, "thc": thc})
     _put_all(target.location, nodes, chunks)
-    add_nodes(target.location, root, nodes)
-    _clear_receipts(target)
-
-
-def add_nodes(location: Location, root: metadata.Node, nodes: dict[str, metadata.Node]) -> None:
-    """Name new nodes in the store's root, with their parents and the list of label sets."""
-    _replace_nodes(location, root, root["consolidated_metadata"]["metadata"] | nodes, set(nodes))
-
-
-def remove_nodes(location: Location, root: metadata.Node, path: str) -> None:
-    """Take a node and all below it out of the store's root; their bytes stay."""
-    kept = without(root, path)["consolidated_metadata"]["metadata"]
-    _replace_nodes(location, root, kept, set())
-
-
-def without(root: metadata.Node, path: str) -> metadata.Node:
-    """Return the store's root without a node, what is below it, and the list of label sets."""
-    have = root["consolidated_metadata"]["metadata"]
-    kept = {
-        k: v for k, v in have.items() if k not in (path, "labels") and not k.startswith(f"{path}/")
-    }
-    return metadata.consolidate(root, kept)
-
-
-def _replace_nodes(
-    location: Location, root: metadata.Node, have: dict[str, metadata.Node], written: set[str]
-) -> None:
-    for path in list(have):
-        parts = path.split("/")
-        for n in range(1, len(parts)):
-            have.setdefault("/".join(parts[:n]), metadata.group())
-    names = sorted(p.split("/")[1] for p in have if p.startswith("labels/") and p.count("/") == 1)
-    have.pop("labels", None)
-    if names:  # an empty list is not valid
-        have["labels"] = metadata.group({"ome": {"version": metadata.OME, "labels": names}})
-    before = root["consolidated_metadata"]["metadata"]
-    fresh = {path for path in have if have[path] != before.get(path)} - written
-    data = sealed(metadata.consolidate(root, have))
-    try:
-        for path in sorted(fresh, key=lambda p: -p.count("/")):
-            location.put(f"{path}/zarr.json", node_bytes(have, path))
-        _put_root(location, data)
-    except BaseException:
-        current = location.get(ROOT)
-        if current is not None and current != data:
-            _restore(location, fresh, before)
-            with suppress(WriteError):
-                location.put(ROOT_COPY, current)
-        raise
-    if "labels" in before and not names:
-        location.delete("labels/zarr.json")
-
-
-def _restore(location: Location, paths: Iterable[str], before: dict[str, metadata.Node]) -> None:
-    """Undo changes of nodes that the root never came to name, as far as the target lets us."""
-    for path in paths:
-        with suppress(WriteError):
-            if path in before:
-                location.put(f"{path}/zarr.json", node_bytes(before, path))
-            else:
-                location.delete(f"{path}/zarr.json")
+    return nodes

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import warnings
 from collections.abc import Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -16,7 +17,8 @@ from thc_dask.schemes import Scheme
 from thc_dask.store import metadata
 from thc_dask.store.layout import Level, make_levels
 from thc_dask.store.location import Location, locate
-from thc_dask.store.publish import PLAN, ROOT
+from thc_dask.store.publish import PLAN
+from thc_dask.store.root import ROOT, UNSETTLED
 from thc_dask.store.shards import ArrayReader
 
 if TYPE_CHECKING:
@@ -41,6 +43,7 @@ class Store:
         data = self.location.get(ROOT)
         if data is None:
             raise self._why_not()
+        self.root_bytes = data
         try:
             self.root: metadata.Node = json.loads(data)
             self.thc: dict[str, Any] = self.root["attributes"]["thc"]
@@ -55,6 +58,12 @@ class Store:
                 f"{self.url} has store format {made_with}; this version of thc_dask reads "
                 f"up to {metadata.FORMAT}: upgrade it"
             )
+
+    @property
+    def unsettled(self) -> str | None:
+        """The group whose files are being moved into place, ``labels/roi``; None as a rule."""
+        found = self.thc.get(UNSETTLED)
+        return None if found is None else str(found)
 
     def _why_not(self) -> Exception:
         if self.location.get(PLAN) is not None:
@@ -96,6 +105,8 @@ class Store:
 
     def label_set(self, name: str) -> LabelSet:
         """Return one label set; MissingError names those that exist."""
+        if self.unsettled == f"labels/{name}":
+            raise MissingError(f"{self.url}: {_being_replaced(self.unsettled)}")
         if name not in self.label_sets:
             known = ", ".join(self.label_sets) or "none yet: add one with thc labels"
             raise MissingError(f"{self.url} has no label set {name!r}; it has: {known}")
@@ -153,6 +164,8 @@ def open_volume(store: str | os.PathLike[str]) -> xr.DataTree:
     ``/labels/roi/0`` the label set ``roi``, ``/counts/...`` the count tables. Voxels are dask
     arrays, one dask chunk for each shard.
 
+    Warns where a label set is missing because its new files are just being moved into place.
+
     Raises
     ------
     MissingError, UnfinishedError, RequestError
@@ -170,9 +183,9 @@ def open_volume(store: str | os.PathLike[str]) -> xr.DataTree:
     import xarray as xr
 
     opened = Store(store)
-    tree = xr.open_datatree(
-        _for_xarray(opened), engine="zarr", chunks=None, create_default_indexes=True
-    )
+    if opened.unsettled is not None:
+        warnings.warn(f"{opened.url}: {_being_replaced(opened.unsettled)}", stacklevel=2)
+    tree = xr.open_datatree(opened.location.for_zarr(), engine="zarr", chunks=None)
     nodes = {
         path: _in_shards(node.to_dataset(inherit=False), opened, path) for path, node in _walk(tree)
     }
@@ -181,9 +194,11 @@ def open_volume(store: str | os.PathLike[str]) -> xr.DataTree:
     return volume
 
 
-def _for_xarray(store: Store) -> Any:
-    location = store.location
-    return location.url if "://" in location.url else os.path.abspath(location.url)
+def _being_replaced(group: str) -> str:
+    return (
+        f"{group} is just being replaced, or that was cut off, and cannot be read; open it again, "
+        "or complete it with thc verify --repair"
+    )
 
 
 def _walk(tree: xr.DataTree) -> list[tuple[str, xr.DataTree]]:

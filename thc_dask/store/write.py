@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -19,7 +19,10 @@ from numpy.typing import NDArray
 
 from thc_dask.grid import Extent, Grid, Vox, blocks
 from thc_dask.kernels.mean import mean
-from thc_dask.reader import Reader
+from thc_dask.progress import Progress as Progress
+from thc_dask.reader import Reader, fill
+from thc_dask.retry import FILES, Attempts
+from thc_dask.store.filesink import most_open
 from thc_dask.store.layout import Level, plan_blocks, waves
 from thc_dask.store.location import Location
 from thc_dask.store.shards import ArrayReader, Codec, ShardWriter, encode_chunk, scratch, shard_key
@@ -27,9 +30,11 @@ from thc_dask.store.shards import ArrayReader, Codec, ShardWriter, encode_chunk,
 RECEIPTS = "thc/receipts"
 
 Receipt = dict[str, Any]
-Progress = Callable[[int, int], None]
 
-MOST_COMMITS = 64  # finished columns that may wait for the disk
+ROW_BYTES = 2**20  # chunks side by side that are made at a time: what a core's cache holds
+MOST_COMMITS = 24  # finished columns that may wait for the disk
+WAITING_BYTES = 2**27  # what these may hold, where a store takes its shards in one piece
+COMMITTERS = 12  # files that are made safe at a time: one flush of the disk serves them all
 
 
 class Halving(Protocol):
@@ -108,8 +113,7 @@ class Target:
             receipt: Receipt = json.loads(data) if data else {"shards": [], "place": []}
             sizes = [(s["n_bytes"], self.location.size(s["key"]) or 0) for s in receipt["shards"]]
             if sizes and all(a == b for a, b in sizes):
-                z, y, x = receipt["place"]
-                found[z, y, x] = receipt
+                found[_place_of(receipt)] = receipt
         return found
 
     def reader(self, level: Level) -> ArrayReader:
@@ -154,19 +158,20 @@ class Halved:
             self.fine.grid.extent
         )
         out[...] = 0
-        for place in source.chunks(fine):
-            chunk = source.get(place)
-            if chunk is None:
-                continue
-            have = source.chunk_extent(place)
-            half = scratch.array("half", have.level(1).shape, self.dtype)
-            valid = chunk[tuple(slice(0, n) for n in have.shape)]
-            self.target.halving.halve(valid, half, self.fine.index, have.start)
-            both = have.level(1).intersect(wanted)
-            z, y, x = have.level(1).start
-            out[both.shift((-start[0], -start[1], -start[2])).slices] = half[
-                both.shift((-z, -y, -x)).slices
-            ]
+        for shard, places in source.by_shard(fine):
+            for place in places:
+                chunk = shard.get(place)
+                if chunk is None:
+                    continue
+                have = source.chunk_extent(place)
+                half = scratch.array("half", have.level(1).shape, self.dtype)
+                valid = chunk[tuple(slice(0, n) for n in have.shape)]
+                self.target.halving.halve(valid, half, self.fine.index, have.start)
+                both = have.level(1).intersect(wanted)
+                z, y, x = have.level(1).start
+                out[both.shift((-start[0], -start[1], -start[2])).slices] = half[
+                    both.shift((-z, -y, -x)).slices
+                ]
 
 
 @dataclass(frozen=True)
@@ -200,6 +205,9 @@ class Column:
             for z in range(0, coarse.shape[0], step):
                 self._add(j, coarse[z : z + step], z)
         self._coarse = []
+        for writer in self._writers:
+            if writer is not None:
+                writer.close()
 
     def commit(self, read: Tally | None = None) -> Receipt:
         """Make the shards appear, coarsest first, and return what was written.
@@ -228,36 +236,28 @@ class Column:
                 writer.abort()
 
     def _add(self, j: int, layer: NDArray[Any], z: int) -> None:
-        level = self._levels[j]
-        done: list[tuple[Vox, bytes]] = []
-        for box in blocks(layer.shape, (layer.shape[0], *level.chunk[1:])):
-            part = layer[box.slices]
-            if part.shape != level.chunk:
-                chunk = scratch.array("chunk", level.chunk, self._target.dtype)
-                chunk[...] = 0
-                inside = chunk[tuple(slice(0, n) for n in part.shape)]
-                inside[...] = part
-                part = inside
-            elif part.flags.c_contiguous:
-                chunk = part
-            else:
-                chunk = part = _gather(part)
-            self._halve(j, part, (z, box.start[1], box.start[2]))
-            data = encode_chunk(chunk, self._target.codec)
-            if data is not None:
-                c = level.chunk
-                done.append(((z // c[0], box.start[1] // c[1], box.start[2] // c[2]), data))
-        if done:
-            self._writer(j).append(done)
+        """Halve a layer of a level and compress its chunks; ``z`` counts from the column's top."""
+        c = self._levels[j].chunk
+        step = c[2] * _chunks_of_row(c, layer.dtype)
+        for y in range(0, layer.shape[1], c[1]):
+            for x in range(0, layer.shape[2], step):
+                row = layer[:, y : y + c[1], x : x + step]
+                n_z, n_y, n_x = row.shape
+                for i, chunk in enumerate(_gather(row, c)):
+                    if j + 1 < len(self._levels):
+                        at = i * c[2]
+                        part = chunk[:n_z, :n_y, : n_x - at]  # without what fills it up
+                        self._halve(j, part, (z, y, x + at))
+                    data = encode_chunk(chunk, self._target.codec)
+                    if data is not None:
+                        self._writer(j).append((z // c[0], y // c[1], x // c[2] + i), data)
 
     def _halve(self, j: int, part: NDArray[Any], inside: Vox) -> None:
-        if j + 1 == len(self._levels):
-            return
-        z, y, x = inside
-        box = Extent(inside, (z + part.shape[0], y + part.shape[1], x + part.shape[2]))
-        start = self.extent.level(j).start
-        where = (start[0] + z, start[1] + y, start[2] + x)
-        half = self._coarse[j][box.level(1).slices]
+        """Halve a part of a level that begins ``inside`` the column's voxels of it."""
+        (z, y, x), (a, b, c) = inside, self.extent.start
+        n_z, n_y, n_x = (-(-n // 2) for n in part.shape)
+        half = self._coarse[j][z // 2 : z // 2 + n_z, y // 2 : y // 2 + n_y, x // 2 : x // 2 + n_x]
+        where = ((a >> j) + z, (b >> j) + y, (c >> j) + x)
         self._target.halving.halve(part, half, self._levels[j].index, where)
 
     def _writer(self, j: int) -> ShardWriter:
@@ -270,19 +270,28 @@ class Column:
         return writer
 
 
-def _gather(part: NDArray[Any]) -> NDArray[Any]:
-    """Return a whole chunk of a layer in one piece, in this thread's buffer."""
-    chunk = scratch.array("chunk", part.shape, part.dtype)
-    base = part.base
-    if not isinstance(base, np.ndarray) or not base.flags.c_contiguous:
-        chunk[...] = part
-        return chunk
-    # A row as one opaque item: numpy copies that twice as fast as its voxels one by one.
-    row = np.dtype((np.void, part.shape[2] * part.itemsize))
-    offset = part.ctypes.data - base.ctypes.data
-    rows: NDArray[Any] = np.ndarray(part.shape[:2], row, base, offset, part.strides[:2])
-    np.ndarray(part.shape[:2], row, chunk)[...] = rows
-    return chunk
+def _gather(row: NDArray[Any], chunk: Vox) -> NDArray[Any]:
+    """Return the chunks along a row as (n, z, y, x), filled up with zeros, in a thread's buffer."""
+    n_z, n_y, n_x = row.shape
+    n = -(-n_x // chunk[2])
+    chunks = scratch.array("chunks", (_chunks_of_row(chunk, row.dtype), *chunk), row.dtype)[:n]
+    whole = n_x // chunk[2]
+    if (n_z, n_y, whole) != (*chunk[:2], n):
+        chunks[...] = 0
+    if whole:
+        # A line of a chunk as one opaque item: numpy copies that twice as fast as its voxels.
+        line = np.dtype((np.void, chunk[2] * row.itemsize))
+        lines = row[:, :, : whole * chunk[2]].view(line).transpose(2, 0, 1)
+        chunks[:whole, :n_z, :n_y].view(line)[..., 0] = lines
+    if whole < n:
+        rest = row[:, :, whole * chunk[2] :]
+        chunks[whole, :n_z, :n_y, : rest.shape[2]] = rest
+    return chunks
+
+
+def _chunks_of_row(chunk: Vox, dtype: np.dtype[Any]) -> int:
+    """Return how many chunks side by side are made at a time."""
+    return max(1, ROW_BYTES // (math.prod(chunk) * dtype.itemsize))
 
 
 @dataclass(frozen=True)
@@ -295,6 +304,10 @@ class Wave:
     depth: int
     """Planes that are read at a time."""
     threads: int
+    memory_bytes: int
+    """What the buffers of one block hold."""
+    waste: float = 1.0
+    """How often each voxel of the source is decoded."""
     done: frozenset[Vox] = frozenset()
     """Columns that an earlier run has finished."""
     kept: tuple[Receipt, ...] = ()
@@ -317,15 +330,43 @@ class Wave:
         return list(self.stream(boxes))
 
     def stream(self, boxes: Sequence[Extent]) -> Iterator[Receipt]:
-        """Write blocks of whole shards; yield the receipt of each column once it is on disk."""
-        # Waiting for the disk must not keep a core from compressing.
-        with ThreadPoolExecutor(self.threads) as pool, ThreadPoolExecutor(4) as disk:
-            job = _Job(self, pool, disk)
-            try:
-                yield from job.run(boxes)
-            except BaseException:
-                job.abort()
-                raise
+        """Write blocks of whole shards; yield the receipt of each column once it is on disk.
+
+        What fails for a moment only is made again: what a write loses is not known, so all columns
+        that have no receipt yet.
+        """
+        attempts = Attempts(self.target.location.url, FILES)
+        wave, left, seen = self, list(boxes), set(self.done)
+        while True:
+            # Waiting for the disk must not keep a core from compressing.
+            with ThreadPoolExecutor(self.threads) as pool, ThreadPoolExecutor(COMMITTERS) as disk:
+                job = _Job(wave, pool, disk)
+                failure: Exception | None = None
+                try:
+                    for receipt in job.run(left):
+                        attempts.succeeded()
+                        seen.add(_place_of(receipt))
+                        yield receipt
+                except BaseException as error:
+                    job.abort()
+                    if not isinstance(error, Exception):
+                        raise
+                    failure = error
+            if failure is None:
+                return
+            late = [receipt for receipt in job.finished if _place_of(receipt) not in seen]
+            if late:
+                attempts.succeeded()
+            attempts.failed(failure)
+            seen.update(map(_place_of, late))
+            yield from late
+            wave = replace(wave, done=frozenset(seen))
+            left = wave.missing(left)
+
+
+def _place_of(receipt: Receipt) -> Vox:
+    z, y, x = receipt["place"]
+    return z, y, x
 
 
 class _Job:
@@ -336,13 +377,18 @@ class _Job:
         self._open: set[Column] = set()
         self._units: list[Future[Future[Receipt] | None]] = []
         self._commits: list[Future[Receipt]] = []
+        self.finished: list[Receipt] = []
+        """Receipts of all columns that are on disk, asked for or not."""
         self._buffers = [np.empty(0, wave.reader.dtype), np.empty(0, wave.reader.dtype)]
+        shard_bytes = math.prod(wave.levels[0].shard) * wave.target.dtype.itemsize
+        held = wave.target.location.sink_bytes(shard_bytes)
+        self._most_commits = min(MOST_COMMITS, max(1, WAITING_BYTES // held))
 
     def run(self, boxes: Sequence[Extent]) -> Iterator[Receipt]:
         first = self._wave.levels[0]
         for box in boxes:
             # A slow disk must not collect finished columns in memory without end.
-            while len(self._commits) > MOST_COMMITS:
+            while len(self._commits) > self._most_commits:
                 yield self._next()
             columns: list[Column] = []
             top = box.start[0]  # of the shards whose columns are not open yet
@@ -401,7 +447,8 @@ class _Job:
         z, y, x = slab.start
         parts = [
             self._pool.submit(
-                self._wave.reader.read_into,
+                fill,
+                self._wave.reader,
                 voxels[part.slices],
                 (z + part.start[0], y + part.start[1], x),
             )
@@ -444,6 +491,7 @@ class _Job:
     def _commit(self, column: Column, tally: Tally | None) -> Receipt:
         receipt = column.commit(tally)
         self._open.discard(column)
+        self.finished.append(receipt)
         return receipt
 
     def _settle(self) -> None:
@@ -481,10 +529,15 @@ def plan_waves(
     planned = []
     for run in waves(levels):
         source = reader if run[0].wave == 0 else halved_reader(target, levels, run[0].wave)
-        plan = plan_blocks(run[0], source.unit, target.dtype.itemsize, memory_bytes)
+        shard_bytes = math.prod(run[0].shard) * target.dtype.itemsize
+        plan = plan_blocks(
+            run[0], source.unit, target.dtype.itemsize, memory_bytes,
+            target.location.sink_bytes(shard_bytes), most_open() // len(run),
+        )  # fmt: skip
         boxes = plan.boxes
         if wanted is not None:
             near = [e.level(run[0].index) for e in wanted]
             boxes = [b for b in boxes if any(b.intersect(e).n_vox for e in near)]
-        planned.append((Wave(target, tuple(run), source, plan.depth, threads), boxes))
+        wave = Wave(target, tuple(run), source, plan.depth, threads, plan.memory_bytes, plan.waste)
+        planned.append((wave, boxes))
     return planned

@@ -19,11 +19,11 @@ from numpy.typing import NDArray
 
 from thc_dask.errors import RequestError
 from thc_dask.grid import Extent, Grid, Um, Vox
+from thc_dask.retry import StoppedError
 from thc_dask.sources.bossdb.address import Address, parse_address
 from thc_dask.sources.bossdb.client import (
     Patience,
     Server,
-    StoppedError,
     ask,
     connections,
     find_server,

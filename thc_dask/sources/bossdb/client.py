@@ -10,7 +10,6 @@ from __future__ import annotations
 import configparser
 import importlib
 import os
-import random
 import threading
 import time
 from collections.abc import Callable
@@ -20,7 +19,9 @@ from email.utils import parsedate_to_datetime
 from functools import lru_cache
 from typing import Any, TypeVar
 
+from thc_dask import retry
 from thc_dask.errors import DataError, FailureError, MissingError, RequestError, ThcError
+from thc_dask.retry import Fault
 
 Answer = TypeVar("Answer")
 
@@ -46,42 +47,13 @@ class Server:
 
 
 @dataclass(frozen=True)
-class Patience:
+class Patience(retry.Patience):
     """How long to wait for an answer, and how often to ask again."""
 
-    n_tries: int = 6
-    """Times a request is made before it is given up."""
     first_s: float = 0.5
-    """Pause after the first try, in seconds; it doubles each time."""
     longest_s: float = 30.0
-    """Longest pause that is chosen here; a server may ask for more."""
-    deadline_s: float = 600.0
-    """Longest time for one request, with all tries and pauses."""
     timeout_s: tuple[float, float] = (10.0, 120.0)
     """Longest time to connect, and to wait for bytes."""
-    pause: Callable[[threading.Event, float], Any] = threading.Event.wait
-    """Waits that long, or until the event is set."""
-
-    def delay(self, attempt: int) -> float:
-        """Return the seconds to wait after that many tries; never the same for two who wait."""
-        return float(
-            min(self.longest_s, self.first_s * 2 ** (attempt - 1)) * random.uniform(0.5, 1)
-        )
-
-
-class StoppedError(FailureError):
-    """A request was not made again because it is not wanted any more."""
-
-
-@dataclass(frozen=True)
-class Fault:
-    """A failure that may be gone at the next try."""
-
-    reason: str
-    wait_s: float = 0.0
-    """What the server asked to wait."""
-    n_tries: int = 2**31
-    """Tries after which there is no hope."""
 
 
 def import_intern(part: str) -> Any:
@@ -175,31 +147,18 @@ def ask(
     FailureError
         The server cannot be reached, is out of order or throttles for too long.
     """
-    stop = stop or threading.Event()
-    end = time.monotonic() + patience.deadline_s
-    for attempt in range(1, patience.n_tries + 1):
-        try:
-            return request()
-        except Exception as error:
-            fault = _judge(error, what, server)
-            if attempt >= min(patience.n_tries, fault.n_tries):
-                raise _given_up(what, fault, attempt) from error
-            wait_s = max(fault.wait_s, patience.delay(attempt))
-            if time.monotonic() + wait_s > end:
-                fault = Fault(f"{fault.reason}, and to wait {wait_s:.0f} s more is too long")
-                raise _given_up(what, fault, attempt) from error
-        patience.pause(stop, wait_s)
-        if stop.is_set():
-            break
-    raise StoppedError(f"{what}: given up, because another request failed")
+    return retry.persist(
+        request, what, patience,
+        judge=lambda error: _judge(error, what, server), give_up=_given_up,
+        stop=stop or threading.Event(),
+    )  # fmt: skip
 
 
-def _given_up(what: str, fault: Fault, n_tries: int) -> ThcError:
+def _given_up(what: str, error: Exception, fault: Fault, n_tries: int) -> ThcError:
     """Return the error of a request that was made that often."""
     if fault.n_tries < 2**31:
         return DataError(f"{what}: {fault.reason}; ask those who keep the channel")
-    times = "once" if n_tries == 1 else f"{n_tries} times"
-    return FailureError(f"{what}: {fault.reason} (tried {times}); try again later")
+    return FailureError(f"{what}: {fault.reason} (tried {retry.times(n_tries)}); try again later")
 
 
 def _judge(error: Exception, what: str, server: Server) -> Fault:

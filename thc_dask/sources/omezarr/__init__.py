@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from thc_dask.errors import DataError, RequestError, ThcError
 from thc_dask.files import check_request, fingerprint
 from thc_dask.grid import Grid, Um, Vox
+from thc_dask.remote import Remote, is_remote
 from thc_dask.sources.omezarr.metadata import Spatial, grid_values, spatial_of, unit_of
 from thc_dask.sources.omezarr.nodes import claims, digest_of, find, full_url, open_node, split
 
@@ -37,7 +38,8 @@ class ZarrArray:
     unit: Vox
     """What is decoded at once: a chunk, of sharded arrays an inner one."""
     provenance: dict[str, Any]
-    """kind, location, array, zarr_format, shape, dtype and a fingerprint of the metadata."""
+    """kind, location, array, zarr_format, shape, dtype and a fingerprint: of the metadata, and of
+    names, sizes and times of the chunks, or of the digest that our own stores have."""
     url: str
     """Of the array."""
     spatial: Spatial = field(repr=False)
@@ -75,7 +77,13 @@ class ZarrArray:
 
     def _read(self, array: Any, index: tuple[Any, ...]) -> NDArray[Any]:
         try:
-            part: NDArray[Any] = array[index]
+            part: NDArray[Any]
+            if is_remote(self.url):
+                part = Remote(self.url).reading(lambda: array[index])
+            else:
+                part = array[index]
+        except ThcError:
+            raise
         except Exception as error:  # every codec and every file system has errors of its own
             reason = " ".join(str(error).split()) or type(error).__name__
             raise DataError(

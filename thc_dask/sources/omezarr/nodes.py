@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import warnings
+from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any, NamedTuple
 
-from thc_dask.errors import DataError, MissingError, RequestError
+from thc_dask.errors import DataError, MissingError, RequestError, ThcError
+from thc_dask.remote import Remote, is_remote, zarr_place
 from thc_dask.sources.omezarr.metadata import (
     KNOWN,
     Lattice,
@@ -19,6 +23,10 @@ from thc_dask.sources.omezarr.metadata import (
 )
 
 MOST_NAMES = 8  # of an error
+MOST_FILES = 200_000  # whose sizes and times are asked for: a second or two
+MOST_OBJECTS = 100_000  # that are listed over a network: a hundred requests
+METADATA = {"zarr.json", ".zarray", ".zattrs", ".zgroup", ".zmetadata"}
+TAGS = ("ETag", "etag", "md5Hash", "LastModified", "last_modified", "mtime", "created", "updated")
 
 
 class Found(NamedTuple):
@@ -29,7 +37,11 @@ class Found(NamedTuple):
     array: Any
     lattice: Lattice
     documents: list[Any]
-    """Metadata that describe it; others would mean other voxels."""
+    """What is known of it without reading it; anything else would mean other voxels."""
+
+    def with_contents(self) -> Found:
+        """Return the same with names, sizes and times of its chunks among the documents."""
+        return self._replace(documents=[*self.documents, contents(self.url, self.array)])
 
 
 def claims(location: str) -> bool:
@@ -76,7 +88,11 @@ def open_node(url: str) -> Any:
     if "://" not in url and os.path.isfile(url):
         raise RequestError(f"zarr: {url} is a file; name the folder of a zarr array or group")
     try:
+        if is_remote(url):
+            return Remote(url).reading(lambda: zarr.open(zarr_place(url), mode="r"))
         return zarr.open(url, mode="r")
+    except ThcError:
+        raise
     except Exception as error:
         raise _reason(url, error) from error
 
@@ -126,6 +142,66 @@ def find(url: str, level: int | None) -> Found:
     )
 
 
+def contents(url: str, array: Any) -> list[list[Any]]:
+    """Return names, sizes and times of change of an array's chunks.
+
+    Of a very large array on this machine some are known by name only. Elsewhere the listing is
+    asked for, with the tags that it may hold; nothing is known where there is none, as on the web,
+    or where it would take very long.
+    """
+    if "://" not in url:
+        return sorted(_files(url))
+    n_objects = math.prod(
+        math.ceil(n / c) for n, c in zip(array.shape, _objects(array), strict=True)
+    )
+    if url.startswith(("http://", "https://")) or n_objects > MOST_OBJECTS:
+        return []
+    if is_remote(url):
+        try:
+            return sorted(
+                [f"/{m.key}", m.n_bytes, m.tag] for m in Remote(url).list() if _is_data(m.key)
+            )
+        except ThcError:  # who may read need not be allowed to list
+            return []
+    import fsspec
+
+    try:
+        files, root = fsspec.core.url_to_fs(url)
+        found = files.find(root, detail=True)
+    except Exception:  # every file system has errors of its own, and need not list
+        return []
+    return sorted(
+        [path.removeprefix(root), info.get("size"), *(str(info.get(tag)) for tag in TAGS)]
+        for path, info in found.items()
+        if _is_data(path)
+    )
+
+
+def _is_data(path: str) -> bool:
+    return path.rsplit("/", 1)[-1] not in METADATA
+
+
+def _objects(array: Any) -> tuple[int, ...]:
+    """Return how many elements an object holds along each dimension."""
+    sizes: tuple[int, ...] = getattr(array, "shards", None) or array.chunks
+    return sizes
+
+
+def _files(folder: str) -> Iterator[list[Any]]:
+    left = MOST_FILES
+    for here, folders, names in os.walk(folder):
+        folders.sort()
+        for name in sorted(set(names) - METADATA):
+            path = os.path.join(here, name)
+            row: list[Any] = [os.path.relpath(path, folder)]
+            if left > 0:
+                with suppress(OSError):  # it is missed when it is read
+                    found = os.stat(path)
+                    row += [found.st_size, found.st_mtime_ns]
+            left -= 1
+            yield row
+
+
 def _is_array(node: Any) -> bool:
     return hasattr(node, "shape")
 
@@ -143,7 +219,14 @@ def _level(url: str, group: Any, image: dict[str, Any], level: int) -> Found:
     if not _is_array(array):
         raise DataError(f"zarr: {url}/{paths[level]} should be the array of level {level}")
     lattice = lattice_of_level(image, level, array.shape, url)
-    return Found(f"{url}/{paths[level]}", array, lattice, [digest_of(array), dict(group.attrs)])
+    attributes = dict(group.attrs)
+    ours = attributes.pop("thc", None)
+    found = Found(f"{url}/{paths[level]}", array, lattice, [digest_of(array), attributes])
+    if isinstance(ours, dict) and isinstance(ours.get("digest"), str):
+        # Our own digest is of all voxels; the rest of the record changes with every label set.
+        found.documents.append(ours["digest"])
+        return found
+    return found.with_contents()
 
 
 def _around(url: str, array: Any) -> Found:
@@ -158,7 +241,8 @@ def _around(url: str, array: Any) -> Found:
                 return _level(parent, group, image, paths.index("/".join(rest)))
     names = _names(array)
     coordinates = {} if above[1] is None else _coordinates(above[1], array)
-    return Found(url, array, lattice_of_coordinates(names, coordinates), [digest_of(array)])
+    lattice = lattice_of_coordinates(names, coordinates)
+    return Found(url, array, lattice, [digest_of(array)]).with_contents()
 
 
 def _group_above(url: str, up: int) -> Any:

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from thc_dask.errors import RequestError
-from thc_dask.files import File, check_request, fingerprint, opened, read_rows
+from thc_dask.errors import DataError, RequestError
+from thc_dask.files import File, check_request, fingerprint, read_rows, using
 from thc_dask.grid import Grid, Um, Vox
 from thc_dask.sources.slices.decode import read_segments
 from thc_dask.sources.slices.files import Location, find, warm
@@ -58,12 +58,28 @@ class SliceStack:
             A file is gone, was changed since it was opened, or is damaged.
         """
         check_request("slices", out, start, self.grid.shape, self.dtype)
-        z0, y0, x0 = start
+        z0 = start[0]
         planes = enumerate(self.planes[z0 : z0 + len(out)].tolist() if out.size else [])
         for number, group in itertools.groupby(planes, lambda item: int(item[1][0])):
-            with opened(self.files[number]) as fd:
-                for i, (_, layout, first) in group:
-                    self._read_plane(fd, out[i], (number, layout, first), y0, x0)
+            self._read_file(self.files[number], out, list(group), start)
+
+    def _read_file(
+        self, file: File, out: NDArray[Any], planes: list[tuple[int, list[int]]], start: Vox
+    ) -> None:
+        """Read planes of one file; each is given as its place in ``out`` and its row."""
+        z0, y0, x0 = start
+        z = z0 + planes[0][0]
+
+        def read(fd: int) -> None:
+            nonlocal z
+            for i, (number, layout, first) in planes:
+                z = z0 + i
+                self._read_plane(fd, out[i], (number, layout, first), y0, x0)
+
+        try:
+            using(file, read)
+        except DataError as error:
+            raise DataError(f"slices: plane {z}: {error}") from error
 
     def _read_plane(
         self, fd: int, out: NDArray[Any], plane: tuple[int, int, int], y0: int, x0: int

@@ -37,7 +37,7 @@ def read_segments(
             block = _decode(layout, data, j * table.shape[1] + i)
         except Exception as error:  # every codec has an error of its own
             reason = " ".join(str(error).split())
-            raise DataError(f"slices: {path} cannot be decoded, it is damaged: {reason}") from error
+            raise DataError(f"{path} cannot be decoded, it is damaged: {reason}") from error
         top, left = j * rows, i * columns
         ys = slice(max(y0, top), min(y1, top + rows))
         xs = slice(max(x0, left), min(x1, left + columns))

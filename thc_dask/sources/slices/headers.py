@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from thc_dask.errors import DataError, RequestError, ThcError
 from thc_dask.files import File, look_at
+from thc_dask.retry import persist
 from thc_dask.sources.slices.images import read_header
 from thc_dask.sources.slices.spacing import ome_pixels
 
@@ -51,6 +52,10 @@ Described = tuple[File, list[Page]]
 
 def describe(path: Path, kind: str) -> Described:
     """Return a file and its pages, from its headers alone."""
+    return persist(lambda: _describe(path, kind), str(path))
+
+
+def _describe(path: Path, kind: str) -> Described:
     file = look_at(path, "slices")
     try:
         return file, _describe_tiff(file) if kind == "tiff" else _describe_image(file, kind)

@@ -1,0 +1,104 @@
+"""Ctrl-C, also before a command has begun: one line, exit code 130, no traceback."""
+
+import signal
+import subprocess
+import sys
+import threading
+
+import numpy as np
+import pytest
+import tifffile
+
+from thc_dask import cli
+from thc_dask.cli import interrupts
+
+# A shell may have told its background jobs to ignore Ctrl-C.
+HEARING = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+MAIN = "from thc_dask.cli import main; main()"
+# What Python says it has imported, one after the other, tells where a command stands.
+IMPORTED = "import time:"
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory):
+    path = tmp_path_factory.mktemp("stack") / "stack.tif"
+    voxels = np.random.default_rng(1).integers(0, 256, (40, 64, 96), np.uint8)
+    tifffile.imwrite(path, voxels, photometric="minisblack")
+    return path
+
+
+def interrupt(module, *arguments):
+    """Press Ctrl-C once a module has been imported; return exit code, output and error lines."""
+    with subprocess.Popen(
+        [sys.executable, "-X", "importtime", "-c", HEARING + MAIN, *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as running:
+        for line in running.stderr:
+            if line.rsplit("|", 1)[-1].strip() == module:
+                running.send_signal(signal.SIGINT)
+                break
+        else:
+            pytest.fail(f"{module} is not imported")
+        out, err = running.communicate()
+    return running.returncode, out, [x for x in err.splitlines() if not x.startswith(IMPORTED)]
+
+
+@pytest.mark.parametrize(
+    "module",
+    ["argparse", "thc_dask.cli.arguments", "thc_dask.cli.commands", "numpy.linalg", "numpy",
+     "thc_dask.store.write", "thc_dask.convert", "tifffile.tifffile"],
+)  # fmt: skip
+def test_early(module, stack, tmp_path):
+    store = tmp_path / "v.ome.zarr"
+    code, out, err = interrupt(module, "convert", stack, store, "--spacing", "1um", "--chunk", "8",
+                               "--shard", "8", "--codec", "zstd:19")  # fmt: skip
+    assert (code, out, len(err)) == (130, "", 1), err
+    assert err[0].startswith("thc")
+    assert err[0].split(": ")[1].startswith("interrupted")
+    assert not (store / "zarr.json").exists()
+
+
+IGNORED = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN); "
+
+
+def test_a_background_job_goes_on(stack, tmp_path):
+    store = tmp_path / "v.ome.zarr"
+    command = ["convert", str(stack), str(store), "--spacing", "1um"]
+    with subprocess.Popen(
+        [sys.executable, "-c", IGNORED + "signal.raise_signal(signal.SIGINT); " + MAIN, *command]
+    ) as running:
+        assert running.wait() == 0
+    assert (store / "zarr.json").exists()
+
+
+def test_what_imports_make_of_an_interrupt_is_an_interrupt(monkeypatch, capsys):
+    """Extension modules turn KeyboardInterrupt into ImportError; Python prints and forgets some."""
+
+    class Odd:
+        def __del__(self):
+            signal.raise_signal(signal.SIGINT)
+
+    def turned(args):
+        try:
+            signal.raise_signal(signal.SIGINT)
+        except KeyboardInterrupt:
+            raise ImportError("numpy failed to import") from None
+
+    def forgotten(args):
+        Odd()
+        threading.Event().wait(60)  # which an interrupt ends
+
+    def later(args):
+        raise ImportError("an error of today")
+
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    for verb in (turned, forgotten):
+        monkeypatch.setattr("thc_dask.cli.commands.info", verb)
+        assert cli.run(["info", "s"]) == interrupts.EXIT_CODE == 130
+        assert capsys.readouterr() == ("", "thc info: interrupted\n")
+    monkeypatch.setattr("thc_dask.cli.commands.info", later)
+    with pytest.raises(ImportError, match="of today"):
+        cli.run(["info", "s"])
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler

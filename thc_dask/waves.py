@@ -1,0 +1,109 @@
+"""Write the waves of a pyramid, one after the other, on whatever scheduler is current."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from contextlib import closing
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from thc_dask import schedule
+from thc_dask.grid import Extent, Vox, blocks
+from thc_dask.progress import Progress, Standing, tell
+from thc_dask.reader import Reader
+from thc_dask.store.layout import Level
+from thc_dask.store.write import Receipt, Wave
+
+Tasks = Sequence[tuple[Wave, list[Extent]]]
+"""Each wave with the blocks it writes."""
+
+
+def unfinished(tasks: Tasks) -> list[tuple[Wave, list[Extent]]]:
+    """Return the tasks without what an interrupted run has finished."""
+    left = []
+    for wave, boxes in tasks:
+        done = wave.target.receipts(wave.levels[0].wave)
+        rest = replace(wave, done=frozenset(done), kept=tuple(done.values()))
+        left.append((rest, rest.missing(boxes)))
+    return left
+
+
+def n_vox_todo(wave: Wave, boxes: Sequence[Extent]) -> int:
+    """Return the voxels of a wave that are still to be read."""
+    first = wave.levels[0]
+    places = (
+        first.shard_place(part.shift(box.start))
+        for box in boxes
+        for part in blocks(box.shape, first.shard)
+    )
+    return sum(_n_vox(first, place) for place in places if place not in wave.done)
+
+
+def n_vox_kept(wave: Wave) -> int:
+    """Return the voxels of a wave that an earlier run has read."""
+    return sum(_n_vox(wave.levels[0], receipt["place"]) for receipt in wave.kept)
+
+
+def n_bytes(receipts: Sequence[Receipt]) -> int:
+    """Return the bytes of all shards of receipts."""
+    return sum(shard["n_bytes"] for receipt in receipts for shard in receipt["shards"])
+
+
+def n_shards(receipts: Sequence[Receipt]) -> int:
+    """Return the shards of receipts that are stored."""
+    return sum(shard["n_bytes"] > 0 for receipt in receipts for shard in receipt["shards"])
+
+
+def stored_dtype(reader: Reader) -> np.dtype[Any]:
+    """Return the type of a voxel where the source keeps it, before any view of it."""
+    inner: Any = reader
+    while hasattr(getattr(inner, "source", None), "read_into"):
+        inner = inner.source
+    dtype: np.dtype[Any] = np.dtype(inner.dtype)
+    return dtype
+
+
+def run_waves(tasks: Tasks, progress: Progress | None = None) -> list[Receipt]:
+    """Write every wave, one after the other, and return all receipts.
+
+    In threads of this process blocks share the cores and overlap; on any other scheduler each
+    block is a task of its own. The shards are the same. ``progress`` hears of voxels, all waves
+    together, first before anything is done.
+    """
+    kept = done = sum(n_vox_kept(wave) for wave, _ in tasks)
+    total = kept + sum(n_vox_todo(wave, boxes) for wave, boxes in tasks)
+    read_bytes = written_bytes = 0
+    tell(progress, Standing(done, total, kept, read_bytes, written_bytes))
+    receipts: list[Receipt] = []
+    for wave, boxes in tasks:
+        # Later waves read what this run has just written.
+        itemsize = stored_dtype(wave.reader).itemsize if wave.levels[0].wave == 0 else 0
+        receipts += wave.kept
+        # An interrupt may come outside of the generator: whoever cleans up needs its threads ended.
+        with closing(_stream(wave, boxes)) as found:
+            for receipt in found:
+                receipts.append(receipt)
+                n_vox = _n_vox(wave.levels[0], receipt["place"])
+                done += n_vox
+                read_bytes += n_vox * itemsize
+                written_bytes += n_bytes([receipt])
+                tell(progress, Standing(done, total, kept, read_bytes, written_bytes))
+    return receipts
+
+
+def _n_vox(level: Level, place: Sequence[int] | Vox) -> int:
+    """Return how many voxels a shard holds; those at the far faces are not full."""
+    z, y, x = (p * s for p, s in zip(place, level.shard, strict=True))
+    stop = (z + level.shard[0], y + level.shard[1], x + level.shard[2])
+    return Extent((z, y, x), stop).intersect(level.grid.extent).n_vox
+
+
+def _stream(wave: Wave, boxes: Sequence[Extent]) -> Generator[Receipt, None, None]:
+    if schedule.is_local():
+        yield from wave.stream(boxes)
+        return
+    alone = replace(wave, threads=1)
+    for receipts in schedule.run(alone.write, [[box] for box in boxes]):
+        yield from receipts
