@@ -381,7 +381,7 @@ def test_dry_run_writes_nothing(run, inputs, tmp_path):
     assert done["written_bytes"] == sum(p.stat().st_size for p in made.glob("*/image/c/*/*/*"))
     assert planned["n_levels"] == 3
     assert (
-        planned["buffers"]["layer_bytes"] + planned["buffers"]["shard_bytes"]
+        planned["buffers"]["slab_bytes"] + planned["buffers"]["shard_bytes"]
         == (planned["memory_bytes"])
     )
     assert planned["n_shards"] == sum(

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from thc_dask.grid import Extent, Um, Vox, blocks
 from thc_dask.kernels.mean import mean
 from thc_dask.reader import Reader, read
-from thc_dask.store.layout import Level
+from thc_dask.store.layout import SLABS, Level
 from thc_dask.store.shards import Codec, encode_chunk
 from thc_dask.waves import Tasks, stored_dtype
 
@@ -47,12 +47,14 @@ class LevelPlan:
 class Buffers:
     """What a block holds in memory while it is written."""
 
-    layer_bytes: int
-    """Planes of voxels, twice: some are read while others are compressed."""
+    slab_bytes: int
+    """Voxels that are read at a time, several times: some are read while others are compressed."""
     shard_bytes: int
     """Coarser levels of the shards that are open, and what of these waits for the disk."""
     n_planes: int
     """Planes that are read at a time."""
+    n_rows: int
+    """Rows of these that are read at a time."""
 
 
 @dataclass(frozen=True)
@@ -120,8 +122,10 @@ def plan_conversion(
     """
     first = tasks[0][0]
     largest, boxes = max(((wave, boxes) for wave, boxes in tasks), key=lambda t: t[0].memory_bytes)
+    _, n_y, n_x = boxes[0].shape
     n_planes = min(largest.depth, largest.levels[0].grid.shape[0])
-    layer = 2 * n_planes * math.prod(boxes[0].shape[1:]) * reader.dtype.itemsize
+    n_rows = min(largest.rows, n_y)
+    slabs = SLABS * n_planes * n_rows * n_x * reader.dtype.itemsize
     n_shards = sum(level.n_shards for level in levels)
     stored = stored_dtype(reader)
     return Plan(
@@ -141,7 +145,7 @@ def plan_conversion(
         read_bytes=reader.grid.n_vox * stored.itemsize * n_passes,
         write_bytes=sum(level.grid.n_vox for level in levels) * reader.dtype.itemsize,
         memory_bytes=largest.memory_bytes,
-        buffers=Buffers(layer, largest.memory_bytes - layer, n_planes),
+        buffers=Buffers(slabs, largest.memory_bytes - slabs, n_planes, n_rows),
         free_bytes=free_bytes(url),
     )
 

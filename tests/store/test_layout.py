@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from thc_dask.errors import RequestError
-from thc_dask.grid import Grid
+from thc_dask.grid import Grid, blocks
 from thc_dask.store.layout import (
     default_chunk,
     default_levels,
@@ -69,11 +69,8 @@ def test_blocks_are_whole_shards_and_decode_what_they_say(pyramid, unit, itemsiz
         for start, stop, shard, n in zip(box.start, box.stop, level.shard, shape, strict=True):
             assert start % shard == 0
             assert stop % shard == 0 or stop == n
-        for z in range(box.start[0], box.stop[0], plan.depth):
-            slab = [
-                (z, min(z + plan.depth, box.stop[0])),
-                *list(zip(box.start, box.stop, strict=True))[1:],
-            ]
+        for part in blocks(box.shape, (plan.depth, plan.rows, box.shape[2])):
+            slab = list(zip(part.shift(box.start).start, part.shift(box.start).stop, strict=True))
             decoded += math.prod(
                 min(n, math.ceil(b / u) * u) - a // u * u
                 for (a, b), u, n in zip(slab, unit, shape, strict=True)

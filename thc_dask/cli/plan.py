@@ -72,7 +72,8 @@ def _costs(plan: Plan) -> list[tuple[str, str]]:
         ("tasks", f"{plan.n_tasks:,}"),
         (
             "memory",
-            f"{short(plan.memory_bytes)}B for each process: {short(buffers.layer_bytes)}B for two "
-            f"layers of {buffers.n_planes} planes, {short(buffers.shard_bytes)}B for open shards",
+            f"{short(plan.memory_bytes)}B for each process: {short(buffers.slab_bytes)}B for "
+            f"voxels of {buffers.n_planes} planes x {buffers.n_rows} rows at a time, "
+            f"{short(buffers.shard_bytes)}B for open shards",
         ),
     ]

@@ -15,6 +15,8 @@ from thc_dask.errors import RequestError
 from thc_dask.grid import AXES, Extent, Grid, Vox, blocks
 
 CHUNK = 64
+SLABS = 3  # one is read, one waits, one is compressed
+SLAB_BYTES = 2**24  # worth reading at a time, and still in cache when it is compressed
 SHARD_CHUNKS = 4  # along each axis; a shard of 256**3 voxels, see docs/decisions/0002
 
 
@@ -155,6 +157,8 @@ class Blocks:
     """Whole shards."""
     depth: int
     """Planes that are read at a time: whole chunks, or all of a block."""
+    rows: int
+    """Rows of these that are read at a time: whole chunks, or all of a block."""
     memory_bytes: int
     """What the buffers of one block hold."""
     waste: float
@@ -174,23 +178,24 @@ def plan_blocks(
     ``most_columns`` shards open at a time.
     """
     shape, shard, chunk = level.grid.shape, level.shard, level.chunk
-    plans = []
+    plans: list[tuple[bool, tuple[int, ...], int, float, Vox, int, int]] = []
     for nz in _counts(shape[0], shard[0]):
         for depth in _depths(nz * shard[0], chunk[0]):
             for ny in _counts(shape[1], shard[1]):
                 for nx in _counts(shape[2], shard[2]):
                     size = (nz * shard[0], ny * shard[1], nx * shard[2])
-                    memory = block_memory(level, size, depth, itemsize, sink_bytes)
+                    rows = _rows(level, size, depth, unit, itemsize)
+                    memory = block_memory(level, size, depth, rows, itemsize, sink_bytes)
                     waste = _waste(shape, (depth, *size[1:]), unit)
                     # Two per cent of waste are not worth a larger block.
                     cost = (round(waste * 50), -nx, ny, depth, nz)
                     columns = ny * nx * max(1, depth // shard[0])
                     too_much = memory > memory_bytes or columns > most_columns
-                    plans.append((too_much, cost, memory, waste, size, depth))
+                    plans.append((too_much, cost, memory, waste, size, depth, rows))
     # What fits goes by its cost; where nothing fits, the smallest is taken.
     best = min(plans, key=lambda p: (p[0], p[2] if p[0] else 0, p[1]))
-    _, _, memory, waste, size, depth = best
-    return Blocks(list(blocks(shape, size)), depth, memory, waste)
+    _, _, memory, waste, size, depth, rows = best
+    return Blocks(list(blocks(shape, size)), depth, rows, memory, waste)
 
 
 def _counts(n: int, shard: int) -> list[int]:
@@ -205,6 +210,22 @@ def _depths(block: int, chunk: int) -> list[int]:
     return sorted({*steps, block})
 
 
+def _rows(level: Level, size: Vox, depth: int, unit: Vox, itemsize: int) -> int:
+    """Return how many rows of a block to read at a time: few, so that they stay in cache.
+
+    Chunks stand in a shard in the order z, y, x whatever is read at a time, so rows are cut only
+    where one layer of chunks is read.
+    """
+    chunk = level.chunk[1]
+    if depth != level.chunk[0] or unit[1] > chunk or chunk % unit[1]:
+        return size[1]
+    row_bytes = chunk * depth * min(size[2], level.grid.shape[2]) * itemsize
+    rows = chunk
+    while rows < size[1] and 2 * row_bytes * (rows // chunk) <= SLAB_BYTES:
+        rows *= 2
+    return min(rows, size[1])
+
+
 def _waste(shape: Vox, size: Vox, unit: Vox) -> float:
     """Return voxels decoded over voxels that exist, when ``size`` voxels are read at a time."""
     ratio = 1.0
@@ -214,15 +235,16 @@ def _waste(shape: Vox, size: Vox, unit: Vox) -> float:
     return ratio
 
 
-def block_memory(level: Level, size: Vox, depth: int, itemsize: int, sink_bytes: int = 0) -> int:
+def block_memory(
+    level: Level, size: Vox, depth: int, rows: int, itemsize: int, sink_bytes: int = 0
+) -> int:
     """Return the bytes a block of ``size`` voxels holds while it is written.
 
-    Twice ``depth`` planes of voxels (some are read while others are compressed), and of the shards
-    that are open what waits for the disk, ``sink_bytes`` each, and the levels below the first: an
-    eighth and less of their voxels.
+    ``SLABS`` times what is read at a time, and of the shards that are open what waits for the disk,
+    ``sink_bytes`` each, and the levels below the first: an eighth and less of their voxels.
     """
     z, y, x = (min(s, n) for s, n in zip(size, level.grid.shape, strict=True))
-    layers = 2 * min(depth, z) * y * x
+    slabs = SLABS * min(depth, z) * min(rows, y) * x
     deep = min(max(level.shard[0], depth), z)
     columns = math.prod(-(-n // s) for n, s in zip((deep, y, x), level.shard, strict=True))
-    return (layers + deep * y * x // 7) * itemsize + columns * sink_bytes
+    return (slabs + deep * y * x // 7) * itemsize + columns * sink_bytes

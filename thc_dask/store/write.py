@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any, Protocol
 
 import numpy as np
@@ -23,7 +25,7 @@ from thc_dask.progress import Progress as Progress
 from thc_dask.reader import Reader, fill
 from thc_dask.retry import FILES, Attempts
 from thc_dask.store.filesink import most_open
-from thc_dask.store.layout import Level, plan_blocks, waves
+from thc_dask.store.layout import SLABS, Level, plan_blocks, waves
 from thc_dask.store.location import Location
 from thc_dask.store.shards import ArrayReader, Codec, ShardWriter, encode_chunk, scratch, shard_key
 
@@ -34,6 +36,7 @@ Receipt = dict[str, Any]
 ROW_BYTES = 2**20  # chunks side by side that are made at a time: what a core's cache holds
 MOST_COMMITS = 24  # finished columns that may wait for the disk
 WAITING_BYTES = 2**27  # what these may hold, where a store takes its shards in one piece
+UNITS_PER_THREAD = 2  # tasks that a slab is compressed by
 COMMITTERS = 12  # files that are made safe at a time: one flush of the disk serves them all
 
 
@@ -189,14 +192,17 @@ class Column:
         self.extent = extent
         self._target, self._levels = target, levels
         self._writers: list[ShardWriter | None] = [None] * len(levels)
-        self._place = levels[0].shard_place(extent)
+        self.place = levels[0].shard_place(extent)
         self._coarse = [
             np.zeros(extent.level(j).shape, target.dtype) for j in range(1, len(levels))
         ]
 
-    def add_layer(self, layer: NDArray[Any], z: int) -> None:
-        """Compress a layer of the finest level and halve it; ``z`` counts from the column's top."""
-        self._add(0, layer, z)
+    def add_layer(self, layer: NDArray[Any], z: int, y: int = 0) -> None:
+        """Compress (rows of) a layer of the finest level and halve it.
+
+        ``z`` and ``y`` count from the column's first voxel.
+        """
+        self._add(0, layer, z, y)
 
     def finish(self) -> None:
         """Compress the coarser levels."""
@@ -216,16 +222,16 @@ class Column:
         """
         shards = []
         for level, writer in zip(self._levels[::-1], self._writers[::-1], strict=True):
-            key = shard_key(self._target.path(level), self._place)
+            key = shard_key(self._target.path(level), self.place)
             done = {"n_bytes": 0, "crc32c": 0} if writer is None else writer.commit()
             if writer is None and self._target.replaces:
                 self._target.location.remove(key)
             shards.append({"key": key, **done})
-        receipt: Receipt = {"place": list(self._place), "shards": shards[::-1]}
+        receipt: Receipt = {"place": list(self.place), "shards": shards[::-1]}
         if read is not None:
             receipt["read"] = {"box": str(read.box), "counts": read.counts.tolist()}
         # A receipt that a power cut loses is only work done twice; the shards themselves are safe.
-        key = self._target.receipt_key(self._levels[0].wave, self._place)
+        key = self._target.receipt_key(self._levels[0].wave, self.place)
         self._target.location.put(key, json.dumps(receipt).encode(), durable=False)
         return receipt
 
@@ -235,8 +241,8 @@ class Column:
             if writer is not None:
                 writer.abort()
 
-    def _add(self, j: int, layer: NDArray[Any], z: int) -> None:
-        """Halve a layer of a level and compress its chunks; ``z`` counts from the column's top."""
+    def _add(self, j: int, layer: NDArray[Any], z: int, top: int = 0) -> None:
+        """Halve a layer of a level and compress its chunks; it begins at ``z`` and ``top``."""
         c = self._levels[j].chunk
         step = c[2] * _chunks_of_row(c, layer.dtype)
         for y in range(0, layer.shape[1], c[1]):
@@ -247,10 +253,11 @@ class Column:
                     if j + 1 < len(self._levels):
                         at = i * c[2]
                         part = chunk[:n_z, :n_y, : n_x - at]  # without what fills it up
-                        self._halve(j, part, (z, y, x + at))
+                        self._halve(j, part, (z, top + y, x + at))
                     data = encode_chunk(chunk, self._target.codec)
                     if data is not None:
-                        self._writer(j).append((z // c[0], y // c[1], x // c[2] + i), data)
+                        place = (z // c[0], (top + y) // c[1], x // c[2] + i)
+                        self._writer(j).append(place, data)
 
     def _halve(self, j: int, part: NDArray[Any], inside: Vox) -> None:
         """Halve a part of a level that begins ``inside`` the column's voxels of it."""
@@ -264,7 +271,7 @@ class Column:
         writer = self._writers[j]
         if writer is None:
             level = self._levels[j]
-            sink = self._target.location.sink(shard_key(self._target.path(level), self._place))
+            sink = self._target.location.sink(shard_key(self._target.path(level), self.place))
             writer = ShardWriter(sink, level.chunks_per_shard, self._target.codec)
             self._writers[j] = writer
         return writer
@@ -303,6 +310,8 @@ class Wave:
     reader: Reader
     depth: int
     """Planes that are read at a time."""
+    rows: int
+    """Rows of these that are read at a time."""
     threads: int
     memory_bytes: int
     """What the buffers of one block hold."""
@@ -369,82 +378,117 @@ def _place_of(receipt: Receipt) -> Vox:
     return z, y, x
 
 
+@dataclass(frozen=True)
+class _Slab:
+    """What is read at a time: some planes, or some rows of them."""
+
+    box: Extent
+    """The block it is part of."""
+    extent: Extent
+    voxels: NDArray[Any]
+    parts: list[Future[NDArray[np.int64] | None]]
+    """Who is reading it; they tell what they counted."""
+
+
 class _Job:
-    """A running ``Wave.stream``: two layer buffers, and the columns that are open."""
+    """A running ``Wave.stream``.
+
+    Three slabs are under way: one is compressed while the next has been read and the one after is
+    being read, so no thread waits for another. Threads take work in the order in which it is given.
+    """
 
     def __init__(self, wave: Wave, pool: ThreadPoolExecutor, disk: ThreadPoolExecutor) -> None:
         self._wave, self._pool, self._disk = wave, pool, disk
-        self._open: set[Column] = set()
-        self._units: list[Future[Future[Receipt] | None]] = []
+        self._open: dict[Vox, Column] = {}
+        self._reading: deque[_Slab] = deque()
+        self._units: deque[list[Future[list[Future[Receipt]]]]] = deque()  # by slab
+        self._adding: dict[Vox, Future[Any]] = {}  # who adds to columns what the last slab has
         self._commits: list[Future[Receipt]] = []
         self.finished: list[Receipt] = []
         """Receipts of all columns that are on disk, asked for or not."""
-        self._buffers = [np.empty(0, wave.reader.dtype), np.empty(0, wave.reader.dtype)]
+        self._buffers = deque(np.empty(0, wave.reader.dtype) for _ in range(SLABS))
         shard_bytes = math.prod(wave.levels[0].shard) * wave.target.dtype.itemsize
         held = wave.target.location.sink_bytes(shard_bytes)
         self._most_commits = min(MOST_COMMITS, max(1, WAITING_BYTES // held))
 
     def run(self, boxes: Sequence[Extent]) -> Iterator[Receipt]:
-        first = self._wave.levels[0]
-        for box in boxes:
+        plan = self._slabs(boxes)
+        for box, extent in islice(plan, SLABS - 1):
+            self._read(box, extent)
+        counts: NDArray[np.int64] | None = None
+        box_before: Extent | None = None
+        while self._reading:
+            slab = self._reading[0]
+            counted = [found for part in slab.parts if (found := part.result()) is not None]
+            self._reading.popleft()
+            if slab.box != box_before:
+                box_before, counts = slab.box, None
+            if counted:
+                counts = np.sum(counted if counts is None else [counts, *counted], axis=0)
+            tally = None if counts is None else Tally(slab.box, counts)
+            self._compress(slab, tally)
+            self._settle(1)  # now the buffer of the slab before is free
+            for box, extent in islice(plan, 1):
+                self._read(box, extent)
+            yield from self._receipts(wait_for_all=False)
             # A slow disk must not collect finished columns in memory without end.
             while len(self._commits) > self._most_commits:
                 yield self._next()
-            columns: list[Column] = []
-            top = box.start[0]  # of the shards whose columns are not open yet
-            tally: Tally | None = None
-            for z in range(box.start[0], box.stop[0], self._wave.depth):
-                slab = Extent(
-                    (z, *box.start[1:]), (min(z + self._wave.depth, box.stop[0]), *box.stop[1:])
-                )
-                voxels, counts = self._read(slab)
-                if counts is not None:
-                    tally = Tally(box, counts if tally is None else tally.counts + counts)
-                self._settle()
-                columns = [c for c in columns if c.extent.stop[0] > slab.start[0]]
-                while top < slab.stop[0]:
-                    columns += self._columns(box, top)
-                    top += first.shard[0]
-                self._units = [
-                    self._pool.submit(self._unit, c, voxels, slab, tally) for c in columns
-                ]
-                yield from self._receipts(wait_for_all=False)
-        self._settle()
+        self._settle(0)
         yield from self._receipts(wait_for_all=True)
 
-    def _columns(self, box: Extent, top: int) -> list[Column]:
-        """Return the columns of a block that begin at plane ``top`` and are still to be made."""
-        first = self._wave.levels[0]
-        below = Extent(
-            (top, *box.start[1:]), (min(top + first.shard[0], box.stop[0]), *box.stop[1:])
-        )
-        extents = (e.shift(below.start) for e in blocks(below.shape, first.shard))
-        columns = [
-            Column(self._wave.target, self._wave.levels, extent)
-            for extent in extents
-            if first.shard_place(extent) not in self._wave.done
-        ]
-        self._open.update(columns)
-        return columns
+    def _slabs(self, boxes: Sequence[Extent]) -> Iterator[tuple[Extent, Extent]]:
+        """Yield each block with what of it is read at a time."""
+        for box in boxes:
+            for part in blocks(box.shape, (self._wave.depth, self._wave.rows, box.shape[2])):
+                yield box, part.shift(box.start)
+
+    def _compress(self, slab: _Slab, tally: Tally | None) -> None:
+        """Have the voxels of a slab added to its columns, a few columns a task."""
+        columns = self._columns(slab)
+        n = max(1, -(-len(columns) // (UNITS_PER_THREAD * self._wave.threads)))
+        before, self._adding = self._adding, {}
+        self._units.append([])
+        for some in (columns[i : i + n] for i in range(0, len(columns), n)):
+            # One at a time adds to a column, in the order of its chunks.
+            first = {before[c.place] for c in some if c.place in before}
+            unit = self._pool.submit(self._unit, some, slab, tally, first)
+            self._adding.update((c.place, unit) for c in some)
+            self._units[-1].append(unit)
+
+    def _columns(self, slab: _Slab) -> list[Column]:
+        """Return the columns that a slab is part of and that are still to be made."""
+        first, found = self._wave.levels[0], []
+        for part in blocks(slab.box.shape, first.shard):
+            extent = part.shift(slab.box.start)
+            place = first.shard_place(extent)
+            if place in self._wave.done or not extent.intersect(slab.extent).n_vox:
+                continue
+            if place not in self._open:
+                self._open[place] = Column(self._wave.target, self._wave.levels, extent)
+            found.append(self._open[place])
+        return found
 
     def abort(self) -> None:
-        running: list[Future[Any]] = [*self._units, *self._commits]
-        for future in running:
+        units = [unit for units in self._units for unit in units]
+        reads = [part for slab in self._reading for part in slab.parts]
+        begun: list[Future[Any]] = [*reads, *units]
+        for future in (*begun, *self._commits):
             future.cancel()
-        wait(self._units)
+        wait(begun)
         # Units that ended have begun commits that nobody has asked for yet.
-        ended = [u.result() for u in self._units if not u.cancelled() and u.exception() is None]
-        wait([*self._commits, *(commit for commit in ended if commit is not None)])
-        for column in self._open:
+        ended = [u.result() for u in units if not u.cancelled() and u.exception() is None]
+        wait([*self._commits, *(commit for commits in ended for commit in commits)])
+        for column in self._open.values():
             column.abort()
 
-    def _read(self, slab: Extent) -> tuple[NDArray[Any], NDArray[np.int64] | None]:
-        """Return voxels, read by all threads while they finish those before, and their counts."""
-        self._buffers.reverse()
-        if len(self._buffers[0]) < slab.n_vox:
-            self._buffers[0] = np.empty(slab.n_vox, self._wave.reader.dtype)
-        voxels = self._buffers[0][: slab.n_vox].reshape(slab.shape)
-        z, y, x = slab.start
+    def _read(self, box: Extent, extent: Extent) -> None:
+        """Have a slab read by all threads, once they have done what they were given before."""
+        self._buffers.rotate()
+        if len(self._buffers[0]) < extent.n_vox:
+            self._buffers[0] = np.empty(extent.n_vox, self._wave.reader.dtype)
+        voxels = self._buffers[0][: extent.n_vox].reshape(extent.shape)
+        z, y, x = extent.start
         parts = [
             self._pool.submit(
                 fill,
@@ -452,13 +496,9 @@ class _Job:
                 voxels[part.slices],
                 (z + part.start[0], y + part.start[1], x),
             )
-            for part in self._parts(slab)
+            for part in self._parts(extent)
         ]
-        try:
-            counted = [found for part in parts if (found := part.result()) is not None]
-        finally:
-            wait(parts)
-        return voxels, np.sum(counted, axis=0) if counted else None
+        self._reading.append(_Slab(box, extent, voxels, parts))
 
     def _parts(self, slab: Extent) -> Iterator[Extent]:
         """Yield boxes of a slab that threads read side by side; no unit of the source is cut."""
@@ -473,34 +513,36 @@ class _Job:
         return iter(blocks(slab.shape, size))
 
     def _unit(
-        self, column: Column, voxels: NDArray[Any], slab: Extent, tally: Tally | None
-    ) -> Future[Receipt] | None:
-        """Add to a column what a slab holds of it; commit it if that was its last."""
-        z, y, x = slab.start
-        here = column.extent.intersect(slab)
-        part = voxels[here.shift((-z, -y, -x)).slices]
-        top = here.start[0] - column.extent.start[0]
-        step = self._wave.levels[0].chunk[0]
-        for a in range(0, len(part), step):
-            column.add_layer(part[a : a + step], top + a)
-        if here.stop[0] < column.extent.stop[0]:
-            return None
-        column.finish()
-        return self._disk.submit(self._commit, column, tally)
+        self, columns: Sequence[Column], slab: _Slab, tally: Tally | None,
+        before: Collection[Future[Any]],
+    ) -> list[Future[Receipt]]:  # fmt: skip
+        """Add to columns what a slab holds of them; commit those of which it was the last."""
+        for future in before:
+            future.result()
+        (z, y, x), step, commits = slab.extent.start, self._wave.levels[0].chunk[0], []
+        for column in columns:
+            here, whole = column.extent.intersect(slab.extent), column.extent
+            part = slab.voxels[here.shift((-z, -y, -x)).slices]
+            top, row = here.start[0] - whole.start[0], here.start[1] - whole.start[1]
+            for a in range(0, len(part), step):
+                column.add_layer(part[a : a + step], top + a, row)
+            if here.stop == whole.stop:
+                column.finish()
+                commits.append(self._disk.submit(self._commit, column, tally))
+        return commits
 
     def _commit(self, column: Column, tally: Tally | None) -> Receipt:
         receipt = column.commit(tally)
-        self._open.discard(column)
+        del self._open[column.place]
         self.finished.append(receipt)
         return receipt
 
-    def _settle(self) -> None:
-        """Wait for the layer that is being compressed, and hear of its errors."""
-        for future in self._units:
-            commit = future.result()
-            if commit is not None:
-                self._commits.append(commit)
-        self._units = []
+    def _settle(self, n: int) -> None:
+        """Wait until no more than ``n`` slabs are being compressed, and hear of errors."""
+        while len(self._units) > n:
+            for future in self._units[0]:
+                self._commits += future.result()
+            self._units.popleft()
 
     def _receipts(self, wait_for_all: bool) -> Iterator[Receipt]:
         while self._commits and (wait_for_all or self._commits[0].done()):
@@ -538,6 +580,9 @@ def plan_waves(
         if wanted is not None:
             near = [e.level(run[0].index) for e in wanted]
             boxes = [b for b in boxes if any(b.intersect(e).n_vox for e in near)]
-        wave = Wave(target, tuple(run), source, plan.depth, threads, plan.memory_bytes, plan.waste)
+        wave = Wave(
+            target, tuple(run), source, plan.depth, plan.rows, threads, plan.memory_bytes,
+            plan.waste,
+        )  # fmt: skip
         planned.append((wave, boxes))
     return planned
