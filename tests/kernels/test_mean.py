@@ -38,6 +38,23 @@ def test_mean_of_views_and_wide_rows(shape, seed, dtype):
         assert half[index] == np.rint(block[where].astype(np.float64).mean())
 
 
+@given(TYPES, st.integers(1, 4), st.tuples(*[st.integers(1, 9)] * 3), st.integers(0, 2**32))
+def test_mean_of_several_blocks_is_that_of_each(dtype, n, sizes, seed):
+    shape = (n, *(2 * size for size in sizes))
+    chunks = np.random.default_rng(seed).integers(0, np.iinfo(dtype).max, shape, dtype, True)
+    # As they lie in the next level: side by side along x, among others.
+    z, y, x = sizes
+    level = np.zeros((z, y + 1, n * x + 3), dtype)
+    row = level[:, :y, : n * x]
+    mean(chunks, row.reshape(z, y, n, x).transpose(2, 0, 1, 3))
+    for i, chunk in enumerate(chunks):
+        half = np.empty(sizes, dtype)
+        mean(chunk, half)
+        assert (row[:, :, i * x : (i + 1) * x] == half).all()
+    assert not level[:, y:].any()
+    assert not level[:, :, n * x :].any()
+
+
 @pytest.mark.parametrize(
     ("dtype", "value"), [(np.uint8, 0), (np.uint8, 255), (np.uint16, 65535), (np.dtype(">u2"), 7)]
 )

@@ -683,3 +683,34 @@ def test_real_slice(name):
     out = np.zeros((1, 256, 256), np.uint8)
     stack.read_into(out, (0, 500, 5000))
     np.testing.assert_array_equal(out[0], expected[500:756, 5000:5256])
+
+
+@pytest.mark.parametrize("other", [np.float16, np.int16])
+def test_files_of_one_size_are_not_taken_for_alike(tmp_path, other):
+    """The tags of each file count, though one that is the same but for its pixels is not read."""
+    voxels = np.arange(3 * 6 * 8, dtype=np.int16).reshape(3, 6, 8)
+    for z, plane in enumerate(voxels):
+        plane = plane.view(other) if z == 2 else plane
+        # Rows and columns change places: the same bytes, but for the tags.
+        shape = plane.reshape(8, 6) if z == 2 and other == np.int16 else plane
+        tifffile.imwrite(tmp_path / f"{z}.tif", shape, metadata=None)
+    assert len({p.stat().st_size for p in tmp_path.iterdir()}) == 1
+    with pytest.raises(RequestError, match=rf"{tmp_path}/2.tif is (float16 \(6|int16 \(8)"):
+        open_slices(tmp_path, (1, 1, 1))
+    (tmp_path / "2.tif").unlink()
+    stack = open_slices(tmp_path, (1, 1, 1))
+    out = np.empty((2, 6, 8), np.int16)
+    stack.read_into(out, (0, 0, 0))
+    assert (out == voxels[:2]).all()
+
+
+def test_a_file_that_announces_another_page_is_read_like_no_other(tmp_path):
+    plane = np.zeros((6, 8), np.uint8)
+    for z in range(3):
+        tifffile.imwrite(tmp_path / f"{z}.tif", plane, metadata=None)
+    data = bytearray((tmp_path / "1.tif").read_bytes())
+    with tifffile.TiffFile(tmp_path / "1.tif") as tif:
+        data[tif.pages.next_page_offset] = 7
+    (tmp_path / "1.tif").write_bytes(data)
+    with pytest.raises(DataError, match=rf"{tmp_path}/1.tif"):
+        open_slices(tmp_path, (1, 1, 1))

@@ -46,9 +46,11 @@ def mean(src: NDArray[Any], dst: NDArray[Any]) -> None:
     Parameters
     ----------
     src
-        (z, y, x) block, uint8 or uint16, that starts on even voxels.
+        (z, y, x) block, uint8 or uint16, that starts on even voxels; or (chunk, z, y, x), several
+        blocks of an even number of voxels along each axis: one call costs less than many.
     dst
-        (z, y, x) of the same type, shape ``ceil(n / 2)`` of the block's.
+        (z, y, x) of the same type, shape ``ceil(n / 2)`` of the block's; with axis chunk in front
+        where ``src`` has that.
 
     Examples
     --------
@@ -58,6 +60,13 @@ def mean(src: NDArray[Any], dst: NDArray[Any]) -> None:
     >>> half.tolist()
     [[[2, 7]]]
     """
+    if src.ndim == 4:
+        if src.dtype in _WORDS and src.flags.c_contiguous and not any(n % 2 for n in src.shape[1:]):
+            _mean_words(src.reshape(-1, *src.shape[2:]), dst)
+        else:
+            for block, half in zip(src, dst, strict=True):
+                mean(block, half)
+        return
     # Whole cubes of eight first, then what is left on each far side.
     z, y, x = (n // 2 * 2 for n in src.shape)
     if src.dtype in _WORDS and src.strides[2] == src.itemsize and z and y and x:
@@ -71,7 +80,10 @@ def mean(src: NDArray[Any], dst: NDArray[Any]) -> None:
 
 
 def _mean_words(src: NDArray[Any], dst: NDArray[Any]) -> None:
-    """Halve voxels of which there are two, four, six... along each axis."""
+    """Halve voxels of which there are two, four, six... along each axis.
+
+    ``dst`` may have its planes in groups, as axes (chunk, z, y, x).
+    """
     word, bits, mask = _WORDS[src.dtype]
     words = src.view(word)
     low, high = _scratch.pair(words.shape, word)
@@ -90,7 +102,7 @@ def _mean_words(src: NDArray[Any], dst: NDArray[Any]) -> None:
     np.add(total, odd, out=total)
     np.add(total, 3, out=total)
     np.right_shift(total, 3, out=total)
-    np.copyto(dst, total, casting="unsafe")
+    np.copyto(dst, total.reshape(dst.shape), casting="unsafe")
 
 
 def _mean_any(src: NDArray[Any], dst: NDArray[Any]) -> None:

@@ -50,13 +50,15 @@ class _Buffers:
         if len(self._free) < KEPT:
             self._free.append(buffer)
 
-    def write(self, fd: int, buffer: mmap.mmap, n: int, offset: int) -> Future[None]:
+    def write(
+        self, opened: Callable[[], int], buffer: mmap.mmap, n: int, offset: int
+    ) -> Future[None]:
         """Write ``n`` bytes in a thread of its own, and keep the buffer for the next."""
         self._in_flight.acquire()  # a slow disk holds up whoever fills buffers
 
         def work() -> None:
             try:
-                _pwrite(fd, memoryview(buffer)[:n], offset)
+                _pwrite(opened(), memoryview(buffer)[:n], offset)
             finally:
                 self.give(buffer)
                 self._in_flight.release()
@@ -163,14 +165,21 @@ class FileSink:
     """A large file that comes in parts."""
 
     def __init__(self, path: Path, make: Callable[[Path], None] = make_folder) -> None:
-        self._path = path
+        self._path, self._make = path, make
         self._partial = _beside(path)
+        self._fd = -1
+        self._opening = threading.Lock()
         self._buffer: mmap.mmap | None = None
         self._filled = 0  # bytes of the buffer
         self._size = 0  # bytes handed to the disk
         self._pending: list[Future[None]] = []
-        with writing(str(path)):
-            self._fd = _create(self._partial, make, direct=True)
+
+    def _opened(self) -> int:
+        """Return the file, made by who first writes to it: that takes a while."""
+        with self._opening:
+            if self._fd < 0:
+                self._fd = _create(self._partial, self._make, direct=True)
+            return self._fd
 
     def append(self, parts: Sequence[Buffer]) -> None:
         """Add bytes at the end."""
@@ -199,10 +208,11 @@ class FileSink:
             for future in self._pending:
                 future.result()
             self._pending = []
+            fd = self._opened()
             if self._size % BLOCK_BYTES:
-                os.ftruncate(self._fd, self._size)
-            os.fsync(self._fd)
-            os.close(self._fd)
+                os.ftruncate(fd, self._size)
+            os.fsync(fd)
+            os.close(fd)
             self._fd = -1
             os.replace(self._partial, self._path)
 
@@ -215,7 +225,7 @@ class FileSink:
         n, buffer = self._filled, self._buffer
         padded = -(-n // BLOCK_BYTES) * BLOCK_BYTES  # only the last; commit cuts it off
         buffer[n:padded] = bytes(padded - n)
-        self._pending.append(_buffers.write(self._fd, buffer, padded, self._size))
+        self._pending.append(_buffers.write(self._opened, buffer, padded, self._size))
         self._buffer, self._filled, self._size = None, 0, self._size + n
 
     def abort(self) -> None:

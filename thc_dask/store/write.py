@@ -46,6 +46,9 @@ class Halving(Protocol):
     def halve(self, src: NDArray[Any], dst: NDArray[Any], level: int, start: Vox) -> None:
         """Fill ``dst`` from ``src``, the voxels of ``level`` that begin at ``start``."""
 
+    def halve_row(self, chunks: NDArray[Any], dst: NDArray[Any], level: int, start: Vox) -> None:
+        """Fill ``dst`` from (chunk, z, y, x): chunks side by side along x, of even sizes."""
+
 
 @dataclass(frozen=True)
 class MeanOfVoxels:
@@ -53,6 +56,11 @@ class MeanOfVoxels:
 
     def halve(self, src: NDArray[Any], dst: NDArray[Any], level: int, start: Vox) -> None:
         mean(src, dst)
+
+    def halve_row(self, chunks: NDArray[Any], dst: NDArray[Any], level: int, start: Vox) -> None:
+        n, _, _, x = chunks.shape
+        # One call for all: threads that make many short ones wait for one another.
+        mean(chunks, dst.reshape(*dst.shape[:2], n, x // 2).transpose(2, 0, 1, 3))
 
 
 @dataclass(frozen=True)
@@ -81,6 +89,12 @@ class ModeOfKnown:
             for extent in known:
                 mask[extent.shift((-z, -y, -x)).slices] = 1
             mode(src, dst, mask)
+
+    def halve_row(self, chunks: NDArray[Any], dst: NDArray[Any], level: int, start: Vox) -> None:
+        (z, y, x), width = start, chunks.shape[3]
+        for i, chunk in enumerate(chunks):
+            half = dst[:, :, i * width // 2 : (i + 1) * width // 2]
+            self.halve(chunk, half, level, (z, y, x + i * width))
 
 
 @dataclass(frozen=True)
@@ -248,24 +262,33 @@ class Column:
         for y in range(0, layer.shape[1], c[1]):
             for x in range(0, layer.shape[2], step):
                 row = layer[:, y : y + c[1], x : x + step]
-                n_z, n_y, n_x = row.shape
-                for i, chunk in enumerate(_gather(row, c)):
-                    if j + 1 < len(self._levels):
-                        at = i * c[2]
-                        part = chunk[:n_z, :n_y, : n_x - at]  # without what fills it up
-                        self._halve(j, part, (z, top + y, x + at))
+                chunks = _gather(row, c)
+                if j + 1 < len(self._levels):
+                    self._halve(j, chunks, row.shape, (z, top + y, x))
+                for i, chunk in enumerate(chunks):
                     data = encode_chunk(chunk, self._target.codec)
                     if data is not None:
                         place = (z // c[0], (top + y) // c[1], x // c[2] + i)
                         self._writer(j).append(place, data)
 
-    def _halve(self, j: int, part: NDArray[Any], inside: Vox) -> None:
-        """Halve a part of a level that begins ``inside`` the column's voxels of it."""
-        (z, y, x), (a, b, c) = inside, self.extent.start
-        n_z, n_y, n_x = (-(-n // 2) for n in part.shape)
-        half = self._coarse[j][z // 2 : z // 2 + n_z, y // 2 : y // 2 + n_y, x // 2 : x // 2 + n_x]
-        where = ((a >> j) + z, (b >> j) + y, (c >> j) + x)
-        self._target.halving.halve(part, half, self._levels[j].index, where)
+    def _halve(self, j: int, chunks: NDArray[Any], shape: Vox, inside: Vox) -> None:
+        """Halve chunks side by side, ``shape`` voxels of a level from ``inside`` the column on."""
+        (z, y, x), (n_z, n_y, n_x) = inside, shape
+        here = Extent(inside, (z + n_z, y + n_y, x + n_x))
+        half = self._coarse[j][here.level(1).slices]
+        a, b, c = (s >> j for s in self.extent.start)
+        halving, level = self._target.halving, self._levels[j].index
+        width = chunks.shape[3]
+        full = chunks.shape[1:3] == (n_z, n_y) and not any(n % 2 for n in chunks.shape[1:])
+        whole = n_x // width if full else 0
+        if whole:
+            row = half[:, :, : whole * width // 2]
+            halving.halve_row(chunks[:whole], row, level, (a + z, b + y, c + x))
+        for i in range(whole, len(chunks)):
+            at = i * width
+            part = chunks[i, :n_z, :n_y, : n_x - at]  # without what fills it up
+            rest = half[:, :, at // 2 : -(-(at + width) // 2)]
+            halving.halve(part, rest, level, (a + z, b + y, c + x + at))
 
     def _writer(self, j: int) -> ShardWriter:
         writer = self._writers[j]

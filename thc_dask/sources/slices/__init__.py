@@ -20,7 +20,7 @@ from thc_dask.files import File, check_request, fingerprint, read_rows, using
 from thc_dask.grid import Grid, Um, Vox
 from thc_dask.sources.slices.decode import read_segments
 from thc_dask.sources.slices.files import Location, find, warm
-from thc_dask.sources.slices.headers import Described, Layout, describe, page_name
+from thc_dask.sources.slices.headers import Described, Layout, describe_all, page_name
 from thc_dask.sources.slices.spacing import spacing_of
 
 __all__ = ["SliceStack", "open_slices"]
@@ -147,7 +147,7 @@ def open_slices(
         logger.addHandler(logging.NullHandler())
     kind, paths = find(location)
     warm(paths)
-    described = [describe(path, kind) for path in paths]
+    described = describe_all(paths, kind)
     shape, dtype = _common(described)
     spacing = spacing_um or spacing_of(paths[0], kind)
     grid = Grid((sum(len(pages) for _, pages in described), *shape), spacing, origin_um)

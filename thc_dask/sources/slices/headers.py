@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
+import os
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -53,6 +56,68 @@ Described = tuple[File, list[Page]]
 def describe(path: Path, kind: str) -> Described:
     """Return a file and its pages, from its headers alone."""
     return persist(lambda: _describe(path, kind), str(path))
+
+
+@dataclass(frozen=True)
+class Twin:
+    """What a TIFF of one plain page holds beside its pixels.
+
+    A file of the same size that holds the same is described alike, a tenth of the work of reading
+    its tags one by one.
+    """
+
+    size: int
+    pixels: tuple[int, int]
+    """Where they begin and end in the file."""
+    head: bytes
+    tail: bytes
+    pages: list[Page]
+
+    @classmethod
+    def of(cls, described: Described) -> Twin | None:
+        """Return what to hold other files against; None where the file has more or coded pages."""
+        file, pages = described
+        if len(pages) != 1 or pages[0].layout.segment is not None:
+            return None
+        ((start, n_bytes),) = pages[0].segments.tolist()
+        stop = start + n_bytes
+        if start + file.size - stop > TWIN_BYTES:
+            return None
+        with open(file.path, "rb", buffering=0) as opened:
+            ends = _ends(opened.fileno(), start, stop, file.size)
+        return cls(file.size, (start, stop), *ends, pages)
+
+    def describe(self, path: Path) -> Described | None:
+        """Return a file and its pages if it is a twin, else None."""
+        try:
+            file = look_at(path, "slices")
+            if file.size != self.size:
+                return None
+            with open(path, "rb", buffering=0) as opened:
+                ends = _ends(opened.fileno(), *self.pixels, self.size)
+        except (ThcError, OSError):
+            return None  # whoever reads its tags says what is wrong
+        return (file, self.pages) if ends == (self.head, self.tail) else None
+
+
+TWIN_BYTES = 2**16  # beside pixels: more is read tag by tag
+
+
+def _ends(fd: int, start: int, stop: int, size: int) -> tuple[bytes, bytes]:
+    return os.pread(fd, start, 0), os.pread(fd, size - stop, stop)
+
+
+def describe_all(paths: Sequence[Path], kind: str) -> list[Described]:
+    """Return files and their pages, from their headers alone."""
+    found: list[Described] = []
+    twin: Twin | None = None
+    for path in paths:
+        described = twin.describe(path) if twin is not None else None
+        if described is None:
+            described = describe(path, kind)
+            twin = persist(partial(Twin.of, described), str(path)) if kind == "tiff" else None
+        found.append(described)
+    return found
 
 
 def _describe(path: Path, kind: str) -> Described:
