@@ -219,8 +219,10 @@ class FileSink:
     def _flush(self) -> None:
         """Give the buffer to the disk; an error of an earlier one is raised here."""
         with writing(str(self._path)):
-            while self._pending and self._pending[0].done():
-                self._pending.pop(0).result()
+            done = [future for future in self._pending if future.done()]
+            self._pending = [future for future in self._pending if future not in done]
+            for future in done:
+                future.result()
         assert self._buffer is not None
         n, buffer = self._filled, self._buffer
         padded = -(-n // BLOCK_BYTES) * BLOCK_BYTES  # only the last; commit cuts it off

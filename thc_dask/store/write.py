@@ -199,16 +199,37 @@ class Tally:
     counts: NDArray[np.int64]
 
 
+class Spare:
+    """Memory that columns use one after the other: fresh memory is slow."""
+
+    def __init__(self) -> None:
+        self._free: list[NDArray[Any]] = []
+
+    def take(self, shape: Vox, dtype: np.dtype[Any]) -> NDArray[Any]:
+        """Return an array with the content of before; every voxel of it will be written."""
+        for i, array in enumerate(self._free):
+            if array.shape == shape:
+                return self._free.pop(i)
+        return np.empty(shape, dtype)
+
+    def give(self, arrays: Sequence[NDArray[Any]]) -> None:
+        """Take arrays back."""
+        self._free += arrays
+
+
 class Column:
     """The shards of one wave's levels over the same microns, while they are made."""
 
-    def __init__(self, target: Target, levels: Sequence[Level], extent: Extent) -> None:
+    def __init__(
+        self, target: Target, levels: Sequence[Level], extent: Extent, spare: Spare | None = None
+    ) -> None:
         self.extent = extent
+        self._spare = Spare() if spare is None else spare
         self._target, self._levels = target, levels
         self._writers: list[ShardWriter | None] = [None] * len(levels)
         self.place = levels[0].shard_place(extent)
         self._coarse = [
-            np.zeros(extent.level(j).shape, target.dtype) for j in range(1, len(levels))
+            self._spare.take(extent.level(j).shape, target.dtype) for j in range(1, len(levels))
         ]
 
     def add_layer(self, layer: NDArray[Any], z: int, y: int = 0) -> None:
@@ -224,6 +245,7 @@ class Column:
             coarse, step = self._coarse[j - 1], self._levels[j].chunk[0]
             for z in range(0, coarse.shape[0], step):
                 self._add(j, coarse[z : z + step], z)
+        self._spare.give(self._coarse)
         self._coarse = []
         for writer in self._writers:
             if writer is not None:
@@ -423,6 +445,7 @@ class _Job:
     def __init__(self, wave: Wave, pool: ThreadPoolExecutor, disk: ThreadPoolExecutor) -> None:
         self._wave, self._pool, self._disk = wave, pool, disk
         self._open: dict[Vox, Column] = {}
+        self._spare = Spare()
         self._reading: deque[_Slab] = deque()
         self._units: deque[list[Future[list[Future[Receipt]]]]] = deque()  # by slab
         self._adding: dict[Vox, Future[Any]] = {}  # who adds to columns what the last slab has
@@ -488,7 +511,9 @@ class _Job:
             if place in self._wave.done or not extent.intersect(slab.extent).n_vox:
                 continue
             if place not in self._open:
-                self._open[place] = Column(self._wave.target, self._wave.levels, extent)
+                self._open[place] = Column(
+                    self._wave.target, self._wave.levels, extent, self._spare
+                )
             found.append(self._open[place])
         return found
 
