@@ -14,9 +14,11 @@ import argparse
 import itertools
 import json
 import math
+import multiprocessing
 import os
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -143,22 +145,28 @@ def check(path: Path, store: Path) -> dict[str, Any]:
     return {"agrees": differs == 0, "window": [low, high]}
 
 
+def apart(function: Callable[..., Any], *arguments: Any) -> Any:
+    """Call a function in a process of its own: a child's peak memory starts at its parent's."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(function, *arguments).result()
+
+
 def measure(args: argparse.Namespace) -> dict[str, Any]:
     """Return the runs, the limits around them, and what part of the limit is reached."""
     path = args.work / f"{args.layout}.h5"
     store = args.work / "hdf5.ome.zarr"
-    make_file(path, args.shape, args.layout)
+    apart(make_file, path, args.shape, args.layout)
     line = thc("convert", str(path), str(store), "--spacing", "1.17um", *SIZES, "--window", "auto")
     runs, limits, checked = [], [], {}
     for i in range(args.runs + 1):
         remove(store)
         run = run_process(line, store)
         if i == 0:  # pays for fresh memory and cold files
-            checked, chunks = check(path, store), some_chunks(store)
-            limits.append(limit(path, args.shape, chunks))
+            checked, chunks = apart(check, path, store), apart(some_chunks, store)
+            limits.append(apart(limit, path, args.shape, chunks))
         else:
             runs.append(run.as_dict())
-    limits.append(limit(path, args.shape, chunks))
+    limits.append(apart(limit, path, args.shape, chunks))
     remove(store)
     wall = statistics.median(run["wall_s"] for run in runs)
     allowed = statistics.median(found["wall_s"] for found in limits)

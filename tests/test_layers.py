@@ -9,7 +9,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "thc_dask"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 LAYERS = [  # bottom first; names are files or folders of the package
-    {"errors", "units", "progress"},
+    {"errors", "units", "progress", "native"},
     {"grid", "schemes", "retry"},
     {"reader", "files", "catalogue", "remote"},
     {"schedule"},

@@ -14,6 +14,7 @@ import numpy as np
 from thc_dask import __version__, schedule
 from thc_dask.errors import FailureError, RequestError
 from thc_dask.grid import Grid, Vox, parse_spacing
+from thc_dask.kernels.mean import compile_mean
 from thc_dask.options import MEMORY_BYTES as MEMORY_BYTES
 from thc_dask.options import Conversion, wanted
 from thc_dask.plan import Plan, estimate, plan_conversion, sample_boxes, warn_of_limits
@@ -32,6 +33,8 @@ from thc_dask.waves import Tasks, n_bytes, n_shards, n_vox_todo, run_waves, unfi
 
 if TYPE_CHECKING:
     import xarray as xr
+
+LARGE_VOX = 2**29  # such a volume repays compiling the mean
 
 
 @dataclass(frozen=True)
@@ -137,6 +140,8 @@ def carry_out(
             sweep(location)
             tasks = unfinished(tasks)
         try:
+            if reader.grid.n_vox >= LARGE_VOX:
+                compile_mean()
             receipts = run_waves(tasks, progress)
             if not schedule.is_local():
                 sweep(location)  # a worker that was killed leaves what it had not finished

@@ -7,70 +7,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numba import njit, types
 from numpy.typing import NDArray
 
 from thc_dask.errors import RequestError
+from thc_dask.native import load
 
 FLOAT_BITS = 20
 """Leading bits of a float32 that make a bin: sign, exponent, 11 of 23 mantissa bits."""
 
 _SHIFT = 32 - FLOAT_BITS
-_SOURCE = {t: types.Array(t, 3, "C", readonly=True) for t in (types.float32, types.uint16)}
-_U1 = types.Array(types.uint8, 3, "C")
-_F8, _I8 = types.float64, types.int64
-
-
-@njit([types.void(_SOURCE[types.float32], types.uint32[::1])], nogil=True, cache=True)
-def _count_float32(block: Any, table: Any) -> None:  # pragma: no cover - compiled
-    # By the bits as they stand. One table: four side by side would not stay in cache.
-    flat = block.reshape(-1).view(np.uint32)
-    whole = flat.size // 4 * 4
-    one, shift = np.uint32(1), np.uint32(_SHIFT)
-    for i in range(0, whole, 4):
-        a, b = flat[i] >> shift, flat[i + 1] >> shift
-        c, d = flat[i + 2] >> shift, flat[i + 3] >> shift
-        if a == b and b == c and c == d:  # as around the tissue, where counts would wait in line
-            table[a] += np.uint32(4)
-        else:
-            table[a] += one
-            table[b] += one
-            table[c] += one
-            table[d] += one
-    for i in range(whole, flat.size):
-        table[flat[i] >> shift] += one
-
-
-@njit(
-    [
-        types.void(s, _F8, _F8, _U1, types.int64[::1])
-        for s in (_SOURCE[types.float32], _SOURCE[types.uint16])
-    ],
-    nogil=True,
-    cache=True,
-)
-def _to_uint8(  # pragma: no cover - compiled
-    block: Any, low: float, high: float, out: Any, clipped: Any
-) -> None:
-    # Without a branch, so that voxels are taken eight at a time.
-    scale = 255.0 / (high - low)
-    below, above, nan, low_inf, high_inf = 0, 0, 0, 0, 0
-    for k in range(block.shape[0]):
-        for j in range(block.shape[1]):
-            for i in range(block.shape[2]):
-                v = np.float64(block[k, j, i])
-                below += int(v < low)
-                above += int(v > high)
-                nan += int(not (v < low or v >= low))
-                low_inf += int(v == -np.inf)
-                high_inf += int(v == np.inf)
-                inside = min(max(v, low), high) if v >= low else low
-                out[k, j, i] = np.uint8(np.int32(np.rint((inside - low) * scale)))
-    clipped[0] += below
-    clipped[1] += above
-    clipped[2] += nan
-    clipped[3] += low_inf
-    clipped[4] += high_inf
+COMPILED = "thc_dask.kernels.intensity.compiled"
 
 
 @dataclass(frozen=True)
@@ -126,8 +72,10 @@ def counts_of(parts: Iterable[NDArray[Any]], dtype: np.dtype[Any]) -> NDArray[np
             table += np.bincount(part.ravel(), minlength=len(table))
         return table
     by_bits = np.zeros(len(table), np.uint32)
+    count_bits = load(COMPILED)["count_bits"]
     for part in parts:
-        _count_float32(np.ascontiguousarray(part), by_bits)
+        voxels = np.ascontiguousarray(part, np.float32)
+        count_bits(voxels.ctypes.data, voxels.size, _SHIFT, by_bits.ctypes.data)
     # The bits of negative numbers come last, and backwards.
     half = len(table) // 2
     table[:half], table[half:] = by_bits[: half - 1 : -1], by_bits[:half]
@@ -205,7 +153,14 @@ def to_uint8(
     >>> out.tolist(), clipped.tolist()
     ([[[0, 128, 0]]], [1, 0, 1, 0, 0])
     """
+    if block.dtype not in (np.float32, np.uint16) or block.shape != out.shape:
+        raise TypeError(f"{block.dtype} {block.shape} to 8 bit {out.shape}")
+    if clipped.dtype != np.int64 or clipped.shape != (5,) or not clipped.flags.c_contiguous:
+        raise TypeError(f"clipped: {clipped.dtype} {clipped.shape}")
+    voxels, ends = np.ascontiguousarray(block), np.array([window.low, window.high])
     packed = out if out.flags.c_contiguous else np.empty(out.shape, np.uint8)
-    _to_uint8(np.ascontiguousarray(block), window.low, window.high, packed, clipped)
+    load(COMPILED)[f"{block.dtype.name}_to_uint8"](
+        voxels.ctypes.data, voxels.size, ends.ctypes.data, packed.ctypes.data, clipped.ctypes.data
+    )
     if packed is not out:
         out[...] = packed
