@@ -23,7 +23,7 @@ def patches(
     *,
     size_um: float = 150.0,
     n_per_region: int | None = None,
-    regions: Sequence[str] | None = None,
+    regions: str | Sequence[str] | None = None,
     merge: Merge = None,
     test: float = 0.3,
     margin_um: float = 20.0,

@@ -19,7 +19,7 @@ from thc_dask.patches.request import Request
 from thc_dask.progress import Progress, Standing, tell
 from thc_dask.store.shards import ArrayReader
 
-HELD_BYTES = 2**27  # of planes that one task reads together
+HELD_BYTES = 2**26  # of planes that one task reads together
 PHASE, WINDOWS = 0, 1  # streams of what is drawn here
 
 
@@ -62,30 +62,28 @@ class Planes:
         """Return planes of one layer of chunks, (plane, y, x); 0 where nothing is known."""
         _, n_y, n_x = self.array.shape
         out = np.zeros((len(planes), n_y, n_x), self.numbers.dtype)
-        boxes = [
-            (i, box)
-            for i, z in enumerate(planes)
-            for e in self.known
-            if (box := e.intersect(Extent((z, 0, 0), (z + 1, n_y, n_x)))).n_vox
-        ]
-        places = sorted({p for _, box in boxes for p in self.array.chunks(box)}, key=self._order)
-        for _, group in groupby(places, self._shard):
+        # There may be thousands of boxes: each is looked at once, not once a chunk.
+        known = np.zeros(out.shape, bool)
+        places: set[Vox] = set()
+        for i, z in enumerate(planes):
+            for e in self.known:
+                if e.start[0] <= z < e.stop[0]:
+                    box = Extent((z, *e.start[1:]), (z + 1, *e.stop[1:]))
+                    known[i][box.slices[1:]] = True
+                    places.update(self.array.chunks(box))
+        for _, group in groupby(sorted(places, key=self._order), self._shard):
             wanted = list(group)
             with self.array.open_shard(wanted[0], wanted) as shard:
                 for place in wanted:
                     chunk = shard.get(place)
-                    if chunk is None:
-                        continue
-                    extent = self.array.chunk_extent(place)
-                    for i, box in boxes:
-                        self._copy(out[i], chunk, extent, box)
+                    if chunk is not None:
+                        here = self.array.chunk_extent(place)
+                        depths = [z - here.start[0] for z in planes]
+                        _, n_rows, n_columns = here.shape
+                        part = chunk[depths, :n_rows, :n_columns]
+                        out[:, *here.slices[1:]] = self.numbers[part]
+        out[~known] = 0
         return out
-
-    def _copy(self, out: NDArray[Any], chunk: NDArray[Any], extent: Extent, box: Extent) -> None:
-        here = box.intersect(extent)
-        if here.n_vox:
-            z, y, x = extent.start
-            out[here.slices[1:]] = self.numbers[chunk[here.shift((-z, -y, -x)).slices][0]]
 
     def _shard(self, place: Vox) -> tuple[int, ...]:
         return tuple(p // n for p, n in zip(place, self.array.chunks_per_shard, strict=True))
@@ -145,7 +143,7 @@ def used_planes(request: Request) -> list[int]:
     # What is a whole number of planes but for rounding is that number.
     step = max(1, math.ceil(request.margin_um / request.grid.spacing_um[0] - 1e-9))
     most = _apart(known, known[0], step)
-    slack = known[-1] - most[-1]
+    slack = min(step - 1, known[-1] - most[-1])
     shifted = _apart(known, known[0] + int(request.rng(PHASE).integers(slack + 1)), step)
     return shifted if len(shifted) == len(most) else most
 

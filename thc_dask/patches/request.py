@@ -83,7 +83,7 @@ class Request:
 
 
 def make_request(
-    store: Store, by: str, size_um: float, n: int | None, regions: Sequence[str] | None,
+    store: Store, by: str, size_um: float, n: int | None, regions: str | Sequence[str] | None,
     merge: Merge, test: float, margin_um: float, level: int, seed: int,
 ) -> Request:  # fmt: skip
     """Return what was asked for.
@@ -116,6 +116,7 @@ def make_request(
             + (", one to train and one to test; or --test 0" if test else "")
         )
     rules = parse_merge(merge)
+    regions = regions.split(",") if isinstance(regions, str) else regions
     left = merged(labels.scheme, rules)
     chosen = range(len(left.names)) if regions is None else [left.index(r) for r in regions]
     if len(set(chosen)) < len(chosen) or not chosen:

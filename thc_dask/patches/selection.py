@@ -44,6 +44,7 @@ def select(request: Request, progress: Progress | None = None) -> Selection:
         A patch of that size fits nowhere, there are too few, or train and test cannot lie apart.
     """
     planes = used_planes(request)
+    _check_planes(request, planes)
     found = look(request, planes, progress)
     request = _occurring(request, found)
     n_regions, numbers = len(request.chosen), _numbers(request, found)
@@ -80,8 +81,6 @@ def _totals(found: Sequence[Found]) -> NDArray[np.int64]:
 
 def _occurring(request: Request, found: Sequence[Found]) -> Request:
     """Return the request without regions that do not occur; RequestError if one was named."""
-    if not found:
-        raise RequestError(f"label set {request.labels.name!r} is known nowhere: no patches")
     total = _totals(found)[1:]
     lacking = [name for name, n in zip(request.names, total, strict=True) if not n]
     where = f"on the {len(found)} planes looked at ({_span(request, [f.plane for f in found])})"
@@ -96,6 +95,18 @@ def _occurring(request: Request, found: Sequence[Found]) -> Request:
         )
     chosen = tuple(i for i, n in zip(request.chosen, total, strict=True) if n)
     return replace(request, chosen=chosen)
+
+
+def _check_planes(request: Request, planes: Sequence[int]) -> None:
+    """Raise RequestError where there are too few planes for what is asked."""
+    if not planes:
+        raise RequestError(f"label set {request.labels.name!r} is known nowhere: no patches")
+    if request.test and len(planes) < 2:
+        raise RequestError(
+            "train and test cannot lie apart: there is one plane only, "
+            f"{_span(request, planes)}, at a margin of {request.margin_um:g} um; give --test 0, a "
+            "smaller --margin, or annotate more planes"
+        )
 
 
 def _span(request: Request, planes: Sequence[int]) -> str:
@@ -141,11 +152,6 @@ def _check_number(
         )
     alone = [name for name, row in zip(request.names, capacity, strict=True) if (row > 0).sum() < 2]
     where = _span(request, planes)
-    if len(planes) < 2:
-        raise RequestError(
-            f"train and test cannot lie apart: there is one plane only, {where}, at a margin of "
-            f"{request.margin_um:g} um; give --test 0, a smaller --margin, or annotate more planes"
-        )
     if alone:
         raise RequestError(
             f"train and test cannot lie apart: {', '.join(alone)} has patches on one plane only of "

@@ -90,8 +90,8 @@ def divide(capacity: Ints, share: float, n: int | None, rng: np.random.Generator
         enough = (train >= need_train) & (test >= need_test)
         if enough.any():
             return _chosen(capacity, tried[enough], share)
-    score = _score(capacity, tried, share)
-    best = tried[score == score.max()]
+    allowed = _allowed(capacity, tried, share)
+    best = tried[allowed == allowed.max()]
     if n_planes > TRY_ALL:
         best = _improved(capacity, best[0], share)[None]
     return _chosen(capacity, best, share)
@@ -116,21 +116,27 @@ def _left(capacity: Ints, divisions: Bools) -> tuple[Ints, Ints]:
     return train, test
 
 
-def _score(capacity: Ints, divisions: Bools, share: float) -> NDArray[np.float64]:
-    """Return about how many patches of each region a division allows."""
-    train, test = _left(capacity, divisions)
-    return np.minimum(train / (1 - share), test / share)
+def _allowed(capacity: Ints, divisions: Bools, share: float) -> Ints:
+    """Return how many patches of each region every division allows."""
+    pairs, which = np.unique(_left(capacity, divisions), axis=1, return_inverse=True)
+    found = [most(train, test, share) for train, test in pairs.T.tolist()]
+    return np.array(found, np.int64)[which.ravel()]
 
 
 def _improved(capacity: Ints, division: Bools, share: float) -> Bools:
-    """Return the division after planes have changed sides one by one, as long as that helps."""
-    score = _score(capacity, division[None], share)[0]
+    """Return the division after planes have changed sides one by one, as long as that helps.
+
+    It helps if the region and part that has least of what it should have gets more; of equals,
+    the next one.
+    """
     while True:
-        others = division ^ np.eye(len(division), dtype=bool)
-        scores = _score(capacity, others, share)
-        if scores.max() <= score:
+        others = np.concatenate([division[None], division ^ np.eye(len(division), dtype=bool)])
+        sides = (others.astype(np.int64) / share, (~others).astype(np.int64) / (1 - share))
+        shares = np.sort(np.concatenate([side @ capacity.T for side in sides], axis=1), axis=1)
+        best = int(np.lexsort(shares.T[::-1])[-1])
+        if (shares[best] == shares[0]).all():
             return division
-        division, score = others[scores.argmax()], scores.max()
+        division = others[best]
 
 
 def _chosen(capacity: Ints, divisions: Bools, share: float) -> Division:
