@@ -72,7 +72,7 @@ def answer(found: xr.Dataset, seed: int = 0) -> pd.DataFrame:
     from sklearn.preprocessing import StandardScaler
 
     test = found["split"].values == "test"
-    region = found["region"].values.astype(str)
+    region = np.array([str(name) for name in found["region"].values])  # zarr gives its own type
     if not test.any() or test.all():
         raise RequestError("patches are not split into train and test: draw them with --test 0.3")
     if len(set(region)) < 2:
