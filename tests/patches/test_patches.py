@@ -321,6 +321,22 @@ def test_what_breaks_off_leaves_what_was_there(store, tmp_path):
     assert xr.open_zarr(out).sizes["patch"] == 18
 
 
+def test_a_store_that_changes_meanwhile_gives_nothing(tmp_path):
+    path = new_store()
+    write_store(source(IMAGE, UM), path, levels=1)
+    labels(source(ROI, UM), path, "roi", REGIONS)
+
+    def change(done, total):
+        labels(source(ROI[::-1].copy(), UM), path, "roi", REGIONS, overwrite=True)
+
+    asked = {"size_um": 6, "regions": "A,B", "n_per_region": 4}
+    with pytest.raises(RequestError, match="was changed while patches of it were written"):
+        patches(path, **asked, out=tmp_path / "p.zarr", progress=change)
+    assert list(tmp_path.iterdir()) == []
+    patches(path, **asked, out=tmp_path / "p.zarr")
+    assert len(list(tmp_path.iterdir())) == 2
+
+
 def test_nothing_else_is_replaced(store, tmp_path):
     (tmp_path / "mine.zarr").mkdir()
     for out in (store, tmp_path / "mine.zarr"):

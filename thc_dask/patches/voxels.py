@@ -15,7 +15,7 @@ from thc_dask.patches.selection import Selection
 from thc_dask.reader import read
 from thc_dask.store.shards import ArrayReader
 
-BLOCK_BYTES = 2**22  # of patches that are read, kept and compressed together
+BLOCK_BYTES = 2**20  # of patches that are read, kept and compressed together
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from thc_dask.errors import RequestError
 from thc_dask.patches.selection import Selection
 from thc_dask.patches.voxels import Numbered, blocks, cut_of
 from thc_dask.progress import Progress, Standing, tell
+from thc_dask.store.read import Store
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -33,7 +34,7 @@ def write_patches(
     Raises
     ------
     RequestError, ExistsError
-        As ``check_out`` says.
+        As ``check_out`` says; or the store was changed meanwhile.
     WriteError
         A file cannot be written.
     """
@@ -46,6 +47,18 @@ def write_patches(
         for done, (first, voxels) in enumerate(schedule.run(task, blocks(selection)), 1):
             _put(folder, first, voxels)
             tell(progress, Standing(done, n, step="write"))
+        _check_unchanged(selection)
+
+
+def _check_unchanged(selection: Selection) -> None:
+    """Raise RequestError where voxels or labels are others by now: patches would be of both."""
+    before, name = selection.request.store, selection.request.labels.name
+    now = Store(before.location)
+    labels = now.label_set(name).digest if name in now.label_sets else None
+    if (now.digest, labels) != (before.digest, selection.request.labels.digest):
+        raise RequestError(
+            f"{before.url} was changed while patches of it were written; draw them again"
+        )
 
 
 def _put(folder: Path, first: int, voxels: NDArray[Any]) -> None:
