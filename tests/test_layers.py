@@ -11,7 +11,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 LAYERS = [  # bottom first; names are files or folders of the package
     {"errors", "units", "progress", "native"},
     {"grid", "schemes", "retry"},
-    {"reader", "files", "catalogue", "remote"},
+    {"reader", "files", "catalogue", "remote", "merging"},
     {"schedule"},
     {"kernels"},
     {"views", "normalise"},
@@ -26,7 +26,7 @@ LAYERS = [  # bottom first; names are files or folders of the package
     {"sampling"},
     {"analysis", "agreement", "maps"},
     {"output", "plot", "info"},
-    {"figures", "page", "reproduce"},
+    {"figures", "page", "reproduce", "patches"},
     {"report"},
     {"demo"},
     {"cli"},

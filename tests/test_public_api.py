@@ -14,7 +14,7 @@ from thc_dask.cli.arguments import build_parser
 
 VERBS = (
     "demo", "phantom", "convert", "labels", "interpolate", "count", "histogram", "fractions",
-    "compare", "agreement", "figures", "report", "reproduce", "info",
+    "compare", "agreement", "patches", "figures", "report", "reproduce", "info",
 )  # fmt: skip
 HEAVY = {
     "dask", "distributed", "xarray", "pandas", "zarr", "numba", "matplotlib", "scipy", "tifffile",

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from thc_dask.interpolate import interpolate
     from thc_dask.labels import labels
     from thc_dask.maps import maps
+    from thc_dask.patches import patches
     from thc_dask.report import report
     from thc_dask.reproduce import reproduce
     from thc_dask.schemes import Scheme
@@ -59,6 +60,7 @@ __all__ = [
     "maps",
     "open_source",
     "open_volume",
+    "patches",
     "phantom",
     "profile",
     "report",

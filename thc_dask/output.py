@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -132,13 +133,21 @@ def write_table(table: xr.DataArray | xr.Dataset, path: str | os.PathLike[str]) 
     WriteError
         The file cannot be written.
     """
-    suffix, target = check_target(path), Path(path)
+    suffix = check_target(path)
+    with replacing(path) as made:
+        _write(table, made, suffix)
+
+
+@contextmanager
+def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Give a path to write to; what was written there becomes ``path`` if all went well."""
+    target = Path(path)
     with writing(path):
         target.parent.mkdir(parents=True, exist_ok=True)
         # Beside the target, so that a rename is all that is left to do.
         with TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as beside:
             made = Path(beside, target.name)
-            _write(table, made, suffix)
+            yield made
             if target.is_dir():
                 shutil.rmtree(target)
             os.replace(made, target)

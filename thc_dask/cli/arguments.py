@@ -258,6 +258,7 @@ def _add_questions(commands: _Commands) -> None:
     )  # fmt: skip
     p.add_argument("-o", "--out", metavar="FILE", help="a table instead: .nc .zarr .csv …")
 
+    _add_patches(commands)
     _add_agreement(commands)
     for verb, does, target, example in (
         ("figures", "draw the paper's panels", "figures", "thc figures volume.ome.zarr -o figures"),
@@ -310,6 +311,58 @@ def _add_bootstrap(parser: argparse.ArgumentParser) -> None:
 
 def _names(text: str) -> list[str]:
     return [part.strip() for part in text.split(",")]
+
+
+def _add_patches(commands: _Commands) -> None:
+    p = commands.add(
+        "patches", "balanced views inside regions, to train and to test on",
+        "thc patches volume.ome.zarr --by roi --size 150um -n 38 --test 0.8 -o patches.zarr\n"
+        "thc patches volume.ome.zarr --merge VP=TRN,VP --merge WM=IC,CC --sheet s.png --key k.csv\n"
+        "thc patches volume.ome.zarr --merge prasad2020 -o patches.zarr --classify scores.csv",
+    )  # fmt: skip
+    p.add_argument("store", metavar="STORE")
+    p.add_argument("--by", default="roi", metavar="N", help="label set of regions (roi)")
+    p.add_argument("--size", type=_asked(_um), default=150.0, help="side of a patch (150um)")
+    p.add_argument(
+        "-n", "--per-region", type=_whole, metavar="N",
+        help="patches of each region, train and test together (as many as every region has)",
+    )  # fmt: skip
+    p.add_argument("--regions", type=_names, metavar="NAME,…", help="only these (all that occur)")
+    p.add_argument(
+        "--merge", action="append", metavar="NEW=OLD,…",
+        help="regions that count as one, or prasad2020; may be given again",
+    )  # fmt: skip
+    p.add_argument("--test", type=float, default=0.3, help="share to test on; 0: no split (0.3)")
+    p.add_argument(
+        "--margin", type=_asked(_um), default=20.0, help="least distance of planes along z (20um)"
+    )
+    p.add_argument("--level", type=_whole, default=0, help="of the pyramid (0)")
+    p.add_argument("--seed", type=_whole, default=0, help="of all that is drawn (0)")
+    p.add_argument("-o", "--out", metavar="FILE", help="patches, as .zarr; the key goes beside")
+    p.add_argument("--key", metavar="FILE", help="answer key: .csv .parquet … (OUT_key.csv)")
+    p.add_argument(
+        "--sheet", metavar="FILE",
+        help="what is to be answered, numbered, as pictures: .png .svg .pdf",
+    )  # fmt: skip
+    p.add_argument("--examples", metavar="FILE", help="train patches with their regions, likewise")
+    p.add_argument("--classify", metavar="FILE", help="scores of two plain classifiers: .csv …")
+    p.add_argument("--answers", metavar="FILE", help="their answers, for thc agreement: .csv")
+
+
+def _um(text: str) -> float:
+    from thc_dask.grid import parse_spacing
+
+    try:
+        return float(text)  # micrometers, as --cell and --step have it
+    except ValueError:
+        pass
+    try:
+        lengths = parse_spacing(text)
+    except RequestError:
+        lengths = (0.0, 1.0, 0.0)
+    if len(set(lengths)) > 1:
+        raise RequestError(f"{text!r} is no length; write it like 150um")
+    return lengths[0]
 
 
 def _add_agreement(commands: _Commands) -> None:

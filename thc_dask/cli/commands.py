@@ -197,6 +197,29 @@ def _drawing(args: Arguments) -> dict[str, Any]:
     return drawing | {"cubes": cubes}
 
 
+def patches(args: Arguments) -> None:
+    """Draw views inside regions."""
+    from thc_dask.patches import key_path, patches
+    from thc_dask.patches.extras import Extras
+    from thc_dask.patches.table import facts, key_of
+
+    more = Extras(args.sheet, args.examples, args.classify, args.answers)
+    more.check(args.test)
+    with Meter("patches", "parts", args.json) as meter:
+        found = patches(
+            args.store, args.by, size_um=args.size, n_per_region=args.per_region,
+            regions=args.regions, merge=args.merge, test=args.test, margin_um=args.margin,
+            level=args.level, seed=args.seed, out=args.out, key=args.key, progress=meter,
+        )  # fmt: skip
+    if not (args.out or args.key or more.files):
+        print_table(key_of(found), args.json)
+        return
+    made = more.write(found, args.seed)
+    own = [args.out, args.key or (str(key_path(args.out)) if args.out else None)]
+    made["written"] = [*filter(None, own), *made["written"]]
+    show(facts(found) | made, args.json)
+
+
 def agreement(args: Arguments) -> None:
     """Score annotators."""
     from thc_dask import output
