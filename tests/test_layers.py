@@ -11,7 +11,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 LAYERS = [  # bottom first; names are files or folders of the package
     {"errors", "units", "progress"},
     {"grid", "schemes", "retry"},
-    {"reader", "files", "catalogue", "remote"},
+    {"reader", "files", "catalogue", "remote", "dispatch"},
     {"schedule"},
     {"kernels"},
     {"views", "normalise"},
