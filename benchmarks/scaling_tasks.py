@@ -44,9 +44,10 @@ def cpu_s(pid: int | None = None) -> float:
     return (int(fields[11]) + int(fields[12])) / TICKS
 
 
-def resident_bytes() -> int:
-    """Return the memory that this process holds now."""
-    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+def resident_bytes(pid: int | None = None) -> int:
+    """Return the memory that a process holds now: this one, or one by its number."""
+    file = Path(f"/proc/{pid or 'self'}/statm")
+    return int(file.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def in_threads(n: int) -> dict[str, Any]:
@@ -127,8 +128,12 @@ def environment() -> dict[str, str]:
     import thc_dask
 
     places = [HERE, Path(thc_dask.__file__).parents[1]]
-    # Not from where this is started: that may hold another version of the package.
-    return os.environ | {"PYTHONPATH": os.pathsep.join(map(str, places)), "PYTHONSAFEPATH": "1"}
+    return os.environ | {
+        "PYTHONPATH": os.pathsep.join(map(str, places)),
+        # Not from where this is started: that may hold another version of the package.
+        "PYTHONSAFEPATH": "1",
+        "DASK_CONFIG": str(HERE.parent / "deploy" / "dask.yaml"),
+    }
 
 
 @contextmanager
@@ -209,10 +214,12 @@ def on_cluster(
         for _ in run(client, receipt, range(min(n, 4 * n_workers))):
             pass  # connections are made, code is loaded
         cpu = [cpu_s(scheduler), cpu_s(workers), cpu_s()]
+        memory = [resident_bytes(scheduler), resident_bytes()]
         start = time.perf_counter()
         found = sum(1 for _ in run(client, receipt, range(n)))
         wall = time.perf_counter() - start
         used = [cpu_s(scheduler) - cpu[0], cpu_s(workers) - cpu[1], cpu_s() - cpu[2]]
+        grown = [resident_bytes(scheduler) - memory[0], resident_bytes() - memory[1]]
     assert found == n
     return {
         "workers": kind,
@@ -226,6 +233,8 @@ def on_cluster(
         "scheduler_cpu_ms": 1000 * used[0] / n,
         "workers_cpu_ms": 1000 * used[1] / n,
         "client_cpu_ms": 1000 * used[2] / n,
+        "scheduler_grew_bytes": grown[0],
+        "client_grew_bytes": grown[1],
     }
 
 
