@@ -63,6 +63,7 @@ def running(spec: str | Settings) -> Generator[Any, None, None]:
         yield None
         return
     import dask
+    import distributed  # noqa: F401 -- inside `set` its own settings would go with what is set
 
     from thc_dask.cluster.versions import agree
 
@@ -88,6 +89,7 @@ def shown(spec: str | Settings) -> str:
     """
     settings = settings_of(spec) if isinstance(spec, str) else spec
     import dask
+    import distributed  # noqa: F401 -- as above
 
     with dask.config.set(DASK | dict(settings.dask)):
         text: str = _kind(settings.kind).shown(settings)

@@ -14,6 +14,7 @@ from typing import Any
 from thc_dask import schedule
 from thc_dask.cluster import running
 from thc_dask.cluster.expect import Expected, Rates, expect
+from thc_dask.cluster.settings import settings_of
 from thc_dask.grid import Vox
 from thc_dask.store import sight
 from thc_dask.store.location import Location, locate
@@ -26,6 +27,7 @@ OBJECT_BYTES = 2**24  # of a shard, compressed
 PER_THREAD, MOST = 4, 256  # objects that are written
 CODEC_S = 0.4  # for which each thread compresses
 TASKS = 500
+ALL_S = 60.0  # to wait for all workers once the first is there
 
 
 @dataclass(frozen=True)
@@ -81,8 +83,12 @@ def check(spec: str, store: str | None = None, shape: Vox | None = None) -> Chec
     (1, 1)
     """
     began_s = time.monotonic()
-    with running(spec) as client:
+    settings = settings_of(spec)
+    with running(settings) as client:
         start_s = time.monotonic() - began_s
+        if client is not None:
+            with suppress(TimeoutError):  # what is there by then is what is measured
+                client.wait_for_workers(settings.workers or settings.minimum or 1, ALL_S)
         workers = _workers(client)
         n_threads = sum(workers.values())
         location = None if store is None else locate(store)

@@ -62,14 +62,23 @@ def security_of(settings: Settings) -> Any:
     tls = settings.tls
     if not isinstance(tls, Tls):
         return None
-    from distributed.security import Security
-
     for path in (tls.ca, tls.cert, tls.key):
         if not Path(path).is_file():
             raise MissingError(f"{path} does not exist; {settings.source} names it under tls")
-    roles = {f"tls_{role}_cert": tls.cert for role in ("client", "scheduler", "worker")}
-    keys = {f"tls_{role}_key": tls.key for role in ("client", "scheduler", "worker")}
-    return Security(tls_ca_file=tls.ca, require_encryption=True, **roles, **keys)
+    return security_from(tls)
+
+
+def security_from(tls: Tls) -> Any:
+    """Return what Dask makes of files of keys, the same ones for every role."""
+    from distributed.security import Security
+
+    roles = ("client", "scheduler", "worker")
+    return Security(
+        tls_ca_file=tls.ca,
+        require_encryption=True,
+        **{f"tls_{role}_cert": tls.cert for role in roles},
+        **{f"tls_{role}_key": tls.key for role in roles},
+    )
 
 
 def _configured() -> Any:

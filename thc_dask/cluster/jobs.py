@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
-from thc_dask.cluster.existing import security_of
+from thc_dask.cluster.existing import security_from, security_of
 from thc_dask.cluster.scaling import scaled
-from thc_dask.cluster.settings import JOBS, Settings
-from thc_dask.errors import FailureError, RequestError
+from thc_dask.cluster.settings import JOBS, Settings, Tls
+from thc_dask.errors import FailureError, RequestError, writing
 
 WORKERS = 4
 MEMORY_BYTES = 4 * 2**30
-KEYS = "~/.cache/thc_dask"  # homes are what the nodes of a batch system share
+SHARED = "~/.cache/thc_dask"  # homes are what the nodes of a batch system share
+KEYS = ("ca", "cert", "key")
 LIFE, STAGGER = 0.9, 0.05  # of the walltime: a worker that leaves by itself loses nothing
 PLACE = "SCHEDULER:PORT"
 OF_CLUSTER = ("scheduler_options", "shared_temp_directory", "name", "silence_logs")
@@ -34,23 +37,59 @@ def started(settings: Settings) -> Iterator[Any]:
             f"cluster {settings.spec}: {submit[0] if submit else 'its command'} is not on the "
             "PATH; start it where jobs are submitted"
         )
-    keys = Path(settings.options.get("shared_temp_directory") or KEYS).expanduser()
-    security = security_of(settings)
-    if security is None and settings.tls is not False:
-        security = _temporary()
-        keys.mkdir(mode=0o700, parents=True, exist_ok=True)
-    options: dict[str, Any] = {"scheduler_options": {}, "shared_temp_directory": str(keys)}
-    options |= _options(settings) | {"security": security}
+    options = _options(settings)
     options["scheduler_options"] = {"dashboard_address": ":0"} | options["scheduler_options"]
-    if security is not None:
-        options["protocol"] = "tls://"
-    cluster = _made(settings, lambda: cls(**options))
-    try:
+    with ExitStack() as stack:
+        security = security_of(settings)
+        if security is None and settings.tls is not False:
+            security = stack.enter_context(_keys(settings))
+        if security is not None:
+            options |= {"security": security, "protocol": "tls://"}
+        cluster = stack.enter_context(
+            _made(settings, lambda: cls(job_cls=_telling(cls.job_cls), **options))
+        )
         _submit(cluster, settings)
         yield cluster
-    finally:
-        with suppress(AssertionError):  # of a job that was never submitted
-            cluster.close()
+
+
+@contextmanager
+def _keys(settings: Settings) -> Iterator[Any]:
+    """Yield keys made for this run, in files that only this user reads, where nodes find them."""
+    from distributed.security import Security
+
+    try:
+        made = Security.temporary()
+    except ImportError as error:
+        from thc_dask.cluster import needs
+
+        raise needs("cryptography, for keys made for this run,", "cluster") from error
+    top = Path(settings.options.get("shared_temp_directory") or SHARED).expanduser()
+    with writing(top):
+        top.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with TemporaryDirectory(prefix="keys-", dir=top, ignore_cleanup_errors=True) as folder:
+        files = Tls(*(f"{folder}/{name}.pem" for name in KEYS))
+        for path, text in (
+            (files.ca, made.tls_ca_file),
+            (files.cert, made.tls_worker_cert),
+            (files.key, made.tls_worker_key),
+        ):
+            with writing(path), open(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600), "w") as file:
+                file.write(text)
+        yield security_from(files)
+
+
+def _telling(job: Any) -> Any:
+    """Return the class of a job that knows when it was refused: a cluster of such can be closed."""
+    from distributed.core import Status
+
+    async def start(self: Any) -> None:
+        try:
+            await job.start(self)
+        except BaseException:
+            self.status = Status.failed
+            raise
+
+    return type(job.__name__, (job,), {"start": start})
 
 
 def shown(settings: Settings) -> str:
@@ -58,16 +97,8 @@ def shown(settings: Settings) -> str:
     options = {k: v for k, v in _options(settings).items() if k not in OF_CLUSTER}
     protocol = "tcp://"
     if settings.tls is not False:
-        from distributed.security import Security
-
-        keys = settings.options.get("shared_temp_directory") or KEYS
-        files = {
-            n: f"{Path(keys).expanduser()}/{n}.pem"
-            for n in ("ca_file", "worker_cert", "worker_key")
-        }
-        security = security_of(settings) or Security(
-            require_encryption=True, **{f"tls_{name}": path for name, path in files.items()}
-        )
+        top = Path(settings.options.get("shared_temp_directory") or SHARED).expanduser()
+        security = security_of(settings) or security_from(Tls(*(f"{top}/{n}.pem" for n in KEYS)))
         protocol = "tls://"
         options |= {"security": security, "protocol": protocol}
     cls = _class(settings)
@@ -95,6 +126,8 @@ def _options(settings: Settings) -> dict[str, Any]:
         "cores": n * settings.threads,
         "processes": n,
         "memory": f"{n * (settings.memory_bytes or MEMORY_BYTES)}B",
+        "log_directory": str(Path(SHARED, "logs").expanduser()),
+        "scheduler_options": {},
     }
     from thc_dask.cluster import DASK
 
@@ -141,17 +174,6 @@ def seconds_of(walltime: Any) -> float | None:
     return float(((days * 24 + hours) * 60 + minutes) * 60 + seconds)
 
 
-def _temporary() -> Any:
-    from distributed.security import Security
-
-    try:
-        return Security.temporary()
-    except ImportError as error:
-        from thc_dask.cluster import needs
-
-        raise needs("cryptography, for keys made for this run,", "cluster") from error
-
-
 def _made(settings: Settings, make: Any) -> Any:
     """Return what ``make`` makes; what is wrong with an option is said of the profile."""
     try:
@@ -169,8 +191,9 @@ def _submit(cluster: Any, settings: Settings) -> None:
         n = settings.minimum or 0
 
     async def submit() -> None:
-        cluster.scale(n)
-        await cluster._correct_state()
+        for _ in range(-(-n // settings.per_job)):
+            cluster.worker_spec.update(cluster.new_worker_spec())
+        await cluster
 
     try:
         cluster.sync(submit)
