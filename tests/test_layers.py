@@ -25,7 +25,7 @@ LAYERS = [  # bottom first; names are files or folders of the package
     {"verify", "cells", "results"},
     {"sampling"},
     {"analysis", "agreement", "maps"},
-    {"output", "plot", "info"},
+    {"output", "plot", "info", "cluster"},
     {"figures", "page", "reproduce"},
     {"report"},
     {"demo"},

@@ -33,6 +33,10 @@ AHEAD_S = 0.5  # in flight for as long as this, where items are short
 LOOK_S = 1.0  # how often to see which workers there are
 PATIENCE_S = 30.0  # without any worker before that is said; then twice as long
 
+PAUSED = 0.8  # of its memory a worker may hold; then it begins nothing more
+PROCESS_BYTES = 200 * 2**20  # what a worker holds that does nothing
+LEAST_BYTES = 2**24
+
 
 def run(
     client: Any,
@@ -82,6 +86,23 @@ def run(
     except BaseException:
         job.end()
         raise
+
+
+def task_bytes(client: Any) -> int | None:
+    """Return what the buffers of a task may hold: a thread's share of the smallest worker.
+
+    In bytes; None where there is no worker, or no limit.
+    """
+    shares = [
+        (PAUSED * limit - PROCESS_BYTES) / n
+        for limit, n in client.run_on_scheduler(_limits)
+        if limit
+    ]
+    return max(LEAST_BYTES, int(min(shares))) if shares else None
+
+
+def _limits(dask_scheduler: Any) -> list[tuple[int, int]]:
+    return [(ws.memory_limit, ws.nthreads) for ws in dask_scheduler.workers.values()]
 
 
 class _Job:

@@ -48,6 +48,20 @@ def is_local() -> bool:
     return current_client() is None and _configured() in (None, "threads", "threading")
 
 
+def task_bytes() -> int | None:
+    """Return what the buffers of a task may hold on the current cluster, in bytes.
+
+    None where no cluster is current, or its workers have no limit.
+    """
+    client = current_client()
+    return None if client is None else dispatch.task_bytes(client)
+
+
+def room(asked_bytes: int) -> int:
+    """Return what to plan a task for: what was asked for, or less where workers have less."""
+    return min(asked_bytes, task_bytes() or asked_bytes)
+
+
 def _configured() -> str | None:
     if "dask" not in sys.modules:
         return None
