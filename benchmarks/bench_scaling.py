@@ -19,10 +19,11 @@ from pathlib import Path
 from typing import Any
 
 from measure import machine
-from scaling_pages import blocks
+from scaling_pages import blocks, plans, rates_of
 
 HERE = Path(__file__).parent
 PAGE = HERE.parent / "docs" / "scaling.md"
+PLANS = HERE.parent / "deploy" / "README.md"
 GIGAVOXEL = ["--shape", "256,1420,2816", "--input", "/tmp/thc-bench"]
 
 TASKS, STORE, SPEED = "scaling_tasks.py", "scaling_store.py", "scaling_speed.py"
@@ -49,8 +50,10 @@ PIECES: dict[str, list[list[str]]] = {
     "columns": [[STORE, "columns", "--n", "10000"],
                 [STORE, "columns", "--n", "2000", "--where", "s3"]],
     "core": [[SPEED, "core", *GIGAVOXEL, "--runs", "2"]],
-    "two_workers": [[SPEED, "workers", "--shape", "256,1024,1024"]],
+    "two_workers": [[SPEED, "workers", "--shape", "1024,1024,1024", "--runs", "2",
+                     "--output", "/dev/shm/thc-bench-scaling"]],
     "gigavoxel": [[SPEED, "threads", *GIGAVOXEL]],
+    "apart": [[SPEED, "apart", "--shape", "256,1024,1024"]],
     "stores": [[SPEED, "stores", *GIGAVOXEL, "--runs", "2"]],
 }  # fmt: skip
 
@@ -97,12 +100,18 @@ def box_bytes() -> float:
     return (resident_bytes() - before) / len(boxes)
 
 
-def write_tables(page: Path, found: dict[str, Any]) -> None:
-    """Put each table into its place in the page."""
-    text = page.read_text(encoding="utf-8")
-    for name, lines in blocks(found).items():
-        text = put_in(text, name, lines)
-    page.write_text(text, encoding="utf-8")
+def pages(found: dict[str, Any]) -> dict[Path, dict[str, str]]:
+    """Return the tables of each page by their names."""
+    return {PAGE: blocks(found), PLANS: plans(rates_of(found))}
+
+
+def write_tables(found: dict[str, Any]) -> None:
+    """Put each table into its place."""
+    for page, tables in pages(found).items():
+        text = page.read_text(encoding="utf-8")
+        for name, lines in tables.items():
+            text = put_in(text, name, lines)
+        page.write_text(text, encoding="utf-8")
 
 
 def put_in(text: str, name: str, lines: str) -> str:
@@ -119,12 +128,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("pieces", nargs="+", choices=[*PIECES, "rates", "tables"])
     parser.add_argument("--results", type=Path, required=True)
-    parser.add_argument("--page", type=Path, default=PAGE)
     args = parser.parse_args()
     results = json.loads(args.results.read_text()) if args.results.exists() else {}
     for piece in args.pieces:
         if piece == "tables":
-            write_tables(args.page, results)
+            write_tables(results)
             continue
         if piece == "rates":
             results["rates"] = rates(results)

@@ -6,12 +6,10 @@ The tables of docs/scaling.md are made from this by ``bench_scaling.py tables``.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 from thc_dask.grid import Grid
@@ -226,14 +224,6 @@ def smallest(reached: Any, decades: range = range(9, 16)) -> float:
         if reached(10 ** (tenth / 10)):
             return 10 ** (tenth / 10)
     return math.inf
-
-
-def read_rates(path: Path) -> Rates:
-    """Return the rates of a file of results."""
-    found = json.loads(path.read_text())["rates"]
-    return Rates(
-        **{field.name: found[field.name] for field in fields(Rates) if field.name in found}
-    )
 
 
 def decades() -> Iterator[float]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -96,7 +97,7 @@ def executors(
     return summary(found)
 
 
-def synchronous(source: Path, folder: Path, runs: int) -> dict[str, Any]:
+def synchronous(source: Path | str, folder: Path, runs: int) -> dict[str, Any]:
     """Return the CPU seconds of a conversion in one thread, task after task."""
     import dask
 
@@ -112,15 +113,25 @@ def synchronous(source: Path, folder: Path, runs: int) -> dict[str, Any]:
     return {"cpu_s": statistics.median(used), "runs": used}
 
 
-def stores(source: Path, folder: Path, runs: int) -> dict[str, Any]:
-    """Return the seconds to a folder and to object storage, in threads."""
+def stores(source: Path | str, folder: Path, runs: int, apart: bool) -> dict[str, Any]:
+    """Return the seconds to a folder and to object storage, in threads.
+
+    ``apart`` gives the conversion one core and the server another.
+    """
     store = str(folder / "speed.ome.zarr")
-    with served():
+    first, *others = sorted(os.sched_getaffinity(0))
+    with ExitStack() as started:
+        if apart:
+            os.sched_setaffinity(0, set(others))
+        started.enter_context(served())
+        if apart:
+            os.sched_setaffinity(0, {first})
         there = "s3://bucket/speed.ome.zarr"
+        more: dict[str, Any] = {"spacing": None} if apart else {}
         found = alternate(
             {
-                "disk": lambda: convert_once(source, store),
-                "s3": lambda: convert_once(source, there),
+                "disk": lambda: convert_once(source, store, **more),
+                "s3": lambda: convert_once(source, there, **more),
             },
             runs,
         )
@@ -138,27 +149,28 @@ def summary(found: dict[str, list[float]]) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("what", choices=["workers", "threads", "stores", "core"])
+    parser.add_argument("what", choices=["workers", "threads", "stores", "apart", "core"])
     parser.add_argument("--shape", type=parse_shape, default=(256, 512, 1024), help="z,y,x voxels")
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--input", type=Path, default=Path("/tmp/thc-bench-scaling"))
     parser.add_argument("--output", type=Path, default=Path("/tmp/thc-bench-scaling/out"))
     args = parser.parse_args()
-    if args.what != "workers":
+    z, y, x = args.shape
+    source: Path | str = f"phantom:{z},{y},{x}"
+    if args.what not in ("workers", "apart"):
         source = slices(args.input, args.shape)
     args.output.mkdir(parents=True, exist_ok=True)
     if args.what == "workers":
         # What is made is computed, so that cores limit it, in as many tasks as there are columns.
-        z, y, x = args.shape
         more = {"spacing": None, "memory_bytes": 2**25}
         names = ["workers1", "workers2"]
-        found = executors(f"phantom:{z},{y},{x}", args.output, names, args.runs, **more)
+        found = executors(source, args.output, names, args.runs, **more)
     elif args.what == "threads":
         found = executors(source, args.output, ["threads", "workers2"], args.runs)
     elif args.what == "core":
         found = synchronous(source, args.output, args.runs)
     else:
-        found = stores(source, args.output, args.runs)
+        found = stores(source, args.output, args.runs, args.what == "apart")
     print(json.dumps({"shape": list(args.shape), **found}))
 
 

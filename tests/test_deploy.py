@@ -497,12 +497,55 @@ def test_thc_understands_the_lines(composed, verb):
     lines = [line[1:] for line in lines if line[:2] == ["thc", verb]]
     assert lines
     parser = build_parser()
-    if verb not in parser.format_help():
-        pytest.skip(f"this version has no thc {verb}")
-    if "--cluster" not in str([vars(a) for a in parser._actions]) and verb == "convert":
-        pytest.skip("this version has no --cluster")
+    if verb == "serve" and f"    {verb} " not in parser.format_help():
+        pytest.skip("this version has no thc serve; its places are off until it has")
     for line in lines:
         assert parser.parse_args(line).command == verb
+
+
+# -- profiles
+
+
+PROFILES = sorted(DEPLOY.rglob("thc_dask.yaml"))
+
+
+def test_every_kind_that_needs_a_profile_has_one():
+    assert {path.parent.name for path in PROFILES} == {"slurm", "kubernetes", "gateway"}
+
+
+@pytest.mark.parametrize("path", PROFILES, ids=[path.parent.name for path in PROFILES])
+def test_profiles_are_what_thc_takes(path, monkeypatch):
+    from thc_dask.cluster.settings import settings_of
+
+    monkeypatch.setenv("DASK_CONFIG", str(path))
+    names = yaml.safe_load(path.read_text())["thc_dask"]["clusters"]
+    assert names
+    for name, written in names.items():
+        found = settings_of(name)
+        assert found.source == str(path)
+        assert found.kind == written["kind"]
+        assert (found.maximum or 0) <= 256
+
+
+def test_a_profile_of_slurm_makes_jobs_of_its_size(monkeypatch):
+    if find_spec("dask_jobqueue") is None:
+        absent("dask-jobqueue is not installed")
+    from thc_dask.cluster import shown
+
+    monkeypatch.setenv("DASK_CONFIG", str(DEPLOY / "slurm" / "thc_dask.yaml"))
+    assert "#SBATCH -t 04:00:00" in shown("batch")
+    nodes = shown("nodes")
+    assert "#SBATCH --exclusive" in nodes
+    assert "#SBATCH --cpus-per-task=16" in nodes
+
+
+def test_what_the_gateway_lets_choose_is_what_its_profile_chooses():
+    profile = yaml.safe_load((DEPLOY / "gateway" / "thc_dask.yaml").read_text())
+    chosen = set(profile["thc_dask"]["clusters"]["shared"]["options"]) - {"auth"}
+    fields = re.findall(
+        r'(?:Integer|Float|String)\("(\w+)"', (DEPLOY / "gateway/options.py").read_text()
+    )
+    assert chosen <= set(fields)
 
 
 # -- Slurm, gateway
