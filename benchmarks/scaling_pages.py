@@ -23,7 +23,6 @@ from thc_dask.store.write import LOOKS
 
 WORKERS = (1, 10, 100, 1000)
 HOUR = 3600.0
-NETWORK_FROM = 1  # reading and writing take longer than converting: the model says so of one worker
 
 
 def blocks(found: dict[str, Any]) -> dict[str, str]:
@@ -36,6 +35,7 @@ def blocks(found: dict[str, Any]) -> dict[str, str]:
         "sizes": sizes(rates),
         "hours": hours(rates),
         "agreement": agreement(rates),
+        "what if": what_if(rates),
         "breaks": breaks(rates),
         "side by side": side_by_side(found),
     }
@@ -93,6 +93,10 @@ def whole(n: float) -> str:
     return f"{n:,.0f}" if n < 1e7 else f"{n / 1e6:,.0f} million"
 
 
+def count_of(n: int, what: str) -> str:
+    return f"{n:,} {what}{'s' * (n > 1)}"
+
+
 def lasts(seconds: float) -> str:
     """Return a time in the unit that fits it."""
     for unit, scale in (("d", 86400), ("h", 3600), ("min", 60)):
@@ -124,13 +128,13 @@ def tasks(found: dict[str, Any]) -> str:
         for one in found["processes"]
     ]
     rows += [
-        [f"{whole(one['n_workers'])} fake workers", whole(one["n"]), *_costs(one)]
+        [f"{count_of(one['n_workers'], 'fake worker')}", whole(one["n"]), *_costs(one)]
         for one in [*found["workers"], *found["many"]]
     ]
     [one] = found["saturated"]
     rows.append(
         [
-            f"{one['n_workers']} fake workers, tasks of {one['task_s']} s",
+            f"{whole(one['n_workers'])} fake workers, tasks of {one['task_s']} s",
             whole(one["n"]),
             *_costs(one),
         ]
@@ -182,7 +186,7 @@ def simulation(found: dict[str, Any], rates: Rates) -> str:
         difference = made.seconds / one["wall_s"] - 1
         rows.append(
             [
-                str(one["n_workers"]), whole(one["n"]), f"{one['task_s']} s",
+                whole(one["n_workers"]), whole(one["n"]), f"{one['task_s']} s",
                 f"{one['wall_s']:.1f} s", f"{made.seconds:.1f} s", f"{100 * difference:+.0f} %",
             ]
         )  # fmt: skip
@@ -224,7 +228,7 @@ def hours(rates: Rates) -> str:
         month = n_vox * rates.stored_bytes_per_vox / 1e9 * ASSUMED.gb_month_usd
         price = [f"{made[100].usd():,.2f}", f"{month:,.2f}"]
         rows.append([power(n_vox), *cells, *price])
-    head = ["voxels", *(f"{n} worker{'s' * (n > 1)}" for n in WORKERS)]
+    head = ["voxels", *(count_of(n, "worker") for n in WORKERS)]
     return table([*head, "USD, by 100 workers", "USD a month"], rows)
 
 
@@ -243,13 +247,41 @@ def simulated_conversion(n_vox: float, n_workers: int, rates: Rates) -> float:
 def agreement(rates: Rates) -> str:
     """Return model and simulation side by side at each size of cluster."""
     rows = []
-    for n_vox in (1e10, 1e11, 1e12, 1e13, 1e14):
+    for n_vox in (1e10, 1e11, 1e12, 1e13):
         row = [power(n_vox)]
         for n in WORKERS:
             made = forecast(n_vox, n, rates).seconds
             row.append(f"{lasts(made)} / {lasts(simulated_conversion(n_vox, n, rates))}")
         rows.append(row)
-    return table(["voxels", *(f"{n} worker{'s' * (n > 1)}" for n in WORKERS)], rows)
+    return table(["voxels", *(count_of(n, "worker") for n in WORKERS)], rows)
+
+
+def what_if(rates: Rates) -> str:
+    """Return 10^14 voxels simulated with more workers, in slabs, with workers that go."""
+    work, endless = work_of(1e14), math.inf
+    n_tasks = work.n_tasks[0]
+    seconds = task_s(rates, ASSUMED, 1e14 / n_tasks)
+    n_puts = round(work.n_puts / n_tasks)
+    cases = [
+        # workers, slabs, requests a task, those the store takes a second, mean life of a worker
+        ("1,000 workers", 1000, 1, n_puts, ASSUMED.puts_per_s, endless),
+        ("the same with shards of 512 a side", 1000, 1, n_puts // 8, ASSUMED.puts_per_s, endless),
+        ("the same, a store without limit", 1000, 1, 0, endless, endless),
+        ("workers live an hour, another comes after a minute", 1000, 1, 0, endless, HOUR),
+        ("10,000 workers", 10_000, 1, 0, endless, endless),
+        ("10,000 workers, ten slabs", 10_000, 10, 0, endless, endless),
+    ]
+    rows = []
+    for name, n, slabs, puts, puts_per_s, life_s in cases:
+        cluster = Cluster(n // slabs, rates.scheduler_s, rates.client_s, puts_per_s, life_s)
+        made = simulate(cluster, [Wave(-(-n_tasks // slabs), seconds, ASSUMED.spread, puts)])
+        rows.append(
+            [name, lasts(made.seconds), f"{100 * made.busy:.0f} %",
+             f"{100 * made.scheduler_busy:.0f} %", whole(slabs * made.most_in_flight),
+             whole(slabs * made.n_again)]
+        )  # fmt: skip
+    head = ["first wave of 10^14 voxels", "takes", "workers busy", "scheduler busy"]
+    return table([*head, "tasks that exist, at most", "begun again"], rows)
 
 
 def breaks(rates: Rates) -> str:
@@ -259,12 +291,12 @@ def breaks(rates: Rates) -> str:
         return forecast(n_vox, 1, rates).client_bytes
 
     rows = [
-        ["cores wait for their network", f"{NETWORK_FROM} worker",
+        ["cores wait for their network", count_of(int(workers_until("network", rates)), "worker"),
          "nothing to do but machines with more network for each core: see the table above"],
         ["the store's requests limit a conversion",
          f"{workers_until('requests', rates)} workers",
-         "the service makes partitions as it is used: begin with fewer workers; or `--shard 512`, "
-         "an eighth of the requests"],
+         "the service makes partitions as it is used: begin with fewer workers; or "
+         "`--shard 512,512,512`, an eighth of the requests"],
         ["`--resume` looks at receipts for an hour",
          volume(lambda n: resume_s(work_of(n), rates, at_a_time=LOOKS) > HOUR),
          f"{LOOKS} requests at a time; beyond it: list the shards with their sizes, a "
