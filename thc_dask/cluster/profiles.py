@@ -102,9 +102,7 @@ class Profile:
 
     def __post_init__(self) -> None:
         if not isinstance(self.values, dict):
-            raise RequestError(
-                f"{self.source}: clusters.{self.name} is to be a mapping with a kind"
-            )
+            raise RequestError(f"{self.source}: clusters.{self.name} is no mapping with a kind")
         for key in self.values:
             if key not in self.known:
                 self.refuse(str(key), f"is unknown; known: {', '.join(self.known)}")
@@ -164,7 +162,7 @@ class Profile:
 
         try:
             return float(parse_timedelta(value))
-        except (ValueError, TypeError, KeyError):
+        except (ValueError, TypeError, KeyError, AttributeError):
             self.refuse(key, f"is {value!r}; write it like 60s or 55m")
 
     def mapping(self, key: str) -> Mapping[str, Any]:
