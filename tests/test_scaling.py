@@ -23,7 +23,7 @@ from scaling_events import Cluster, Wave, simulate  # noqa: E402
 from scaling_model import ASSUMED, Rates, forecast, work_of  # noqa: E402
 
 RESULTS = BENCHMARKS / "results" / "2026-11-26-scaling.json"
-RATES = Rates(1e8, 0.9, 1e-3, 2e-4, 1500.0, 300.0, 1e-4)
+RATES = Rates(1e7, 0.9, 1e-3, 2e-4, 1500.0, 300.0, 1e-4)
 
 
 def run(script, *arguments):
@@ -112,7 +112,7 @@ def test_counts_are_those_of_the_planner(n_vox):
 def test_more_of_what_limits_makes_it_faster():
     slow = forecast(1e12, 10, RATES)
     assert slow.limit == "cores"
-    assert forecast(1e12, 10, replace(RATES, core_vox_per_s=2e8)).seconds < slow.seconds
+    assert forecast(1e12, 10, replace(RATES, core_vox_per_s=2e7)).seconds < slow.seconds
     line = replace(ASSUMED, core_network_bytes_per_s=1e6)
     assert forecast(1e12, 10, RATES, line).limit == "network"
     assert forecast(1e12, 10, RATES, replace(ASSUMED, puts_per_s=1.0)).limit == "requests"
