@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from thc_dask.analysis.comparison import compare
     from thc_dask.analysis.profile import profile
     from thc_dask.analysis.regions import fractions, histogram, summary
+    from thc_dask.cluster import running
     from thc_dask.convert import convert
     from thc_dask.count import count
     from thc_dask.demo import demo
@@ -63,6 +64,7 @@ __all__ = [
     "profile",
     "report",
     "reproduce",
+    "running",
     "summary",
     "verify",
 ]
@@ -80,6 +82,7 @@ _HOMES = {
     "open_volume": "store.read",
     "phantom": "sources.phantom",
     "profile": "analysis.profile",
+    "running": "cluster",
     "summary": "analysis.regions",
 }  # of the names that are not called as their modules are
 _NAMES = {"phantom": "write_phantom"}  # what they are called there
