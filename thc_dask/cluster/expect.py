@@ -58,7 +58,7 @@ def expect(shape: Vox, rates: Rates, itemsize: int = 1) -> Expected:
     --------
     >>> e = expect((720, 1420, 5805), Rates(500e6, 0.002, 300e6, 400e6))
     >>> e.n_tasks, round(e.seconds), e.bound
-    (415, 17, 'writing')
+    (417, 17, 'writing')
     """
     grid = Grid(shape, (1.0, 1.0, 1.0))
     chunk = default_chunk(shape)

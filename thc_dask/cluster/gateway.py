@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 from thc_dask.cluster.settings import Settings
@@ -30,9 +30,11 @@ def _cluster(settings: Settings, stack: ExitStack) -> Any:
         raise needs("dask-gateway", "gateway") from error
     connection, chosen = _options(settings)
     where = connection.get("address") or _configured() or "(no address)"
+    cls = dask_gateway.GatewayCluster
+    cluster = cls.__new__(cls)
+    stack.callback(_let_go, cluster)
     try:
-        gateway = stack.enter_context(dask_gateway.Gateway(**connection))
-        cluster = stack.enter_context(gateway.new_cluster(shutdown_on_close=True, **chosen))
+        cluster.__init__(shutdown_on_close=True, **connection, **chosen)
         if settings.maximum is None:
             cluster.scale(settings.workers or WORKERS)
         else:
@@ -43,6 +45,18 @@ def _cluster(settings: Settings, stack: ExitStack) -> Any:
         text = " ".join(str(error).split()) or type(error).__name__
         raise FailureError(f"gateway {where}: {text}; see that it runs and knows you") from error
     return cluster
+
+
+def _let_go(cluster: Any) -> None:
+    """Close a cluster, however far it came."""
+    gateway = getattr(cluster, "gateway", None)
+    if gateway is None:
+        return
+    with suppress(Exception):  # what ended it is the news; the gateway ends what nobody uses
+        cluster.close()
+    # It would close itself once more when it goes, without its loop, and complain of that.
+    cluster.status = "closed"
+    vars(gateway).pop("_loop_runner", None)
 
 
 def shown(settings: Settings) -> str:
