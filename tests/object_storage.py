@@ -54,10 +54,11 @@ def moto():
 
 
 @contextmanager
-def seaweed(folder, *users):
+def seaweed(folder, *users, volumes=8):
     """Yield the URL of a SeaweedFS server on a folder; it makes the buckets that are written to.
 
-    It knows the key of these tests, which may do anything, and ``users``.
+    It knows the key of these tests, which may do anything, and ``users``. There is room for
+    ``volumes`` of 256 MB.
     """
     ports = free_ports(7)
     names = ("s3.port", "s3.port.grpc", "master.port", "master.port.grpc", "volume.port",
@@ -69,7 +70,7 @@ def seaweed(folder, *users):
     config.write_text(json.dumps({"identities": known}))
     command = [
         program("weed"), "server", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", f"-dir={folder}",
-        "-s3", f"-s3.config={config}", "-master.volumeSizeLimitMB=256", "-volume.max=8",
+        "-s3", f"-s3.config={config}", "-master.volumeSizeLimitMB=256", f"-volume.max={volumes}",
         "-s3.port.iceberg=0", "-s3.port.lance=0",  # ports that two servers at once would share
         *(f"-{name}={port}" for name, port in zip(names, ports, strict=True)),
     ]  # fmt: skip

@@ -14,6 +14,7 @@ ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 PACKAGE = ROOT / "thc_dask"
 PAGES = [ROOT / "README.md", *sorted(DOCS.rglob("*.md")), *sorted(ROOT.glob("benchmarks/*.md"))]
+PAGES += sorted(ROOT.glob("deploy/*.md"))
 RUN = [ROOT / "README.md", *sorted((DOCS / "how-to").glob("*.md"))]
 BLOCK = re.compile(r"(^<!-- not run: [^\n]+ -->\n)?^```(sh|python)\n(.*?)^```$", re.M | re.S)
 NAMES = [str(page.relative_to(ROOT)) for page in PAGES]

@@ -11,7 +11,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 LAYERS = [  # bottom first; names are files or folders of the package
     {"errors", "units", "progress", "native"},
     {"grid", "schemes", "retry"},
-    {"reader", "files", "catalogue", "remote", "merging"},
+    {"reader", "files", "catalogue", "remote", "merging", "dispatch"},
     {"schedule"},
     {"kernels"},
     {"views", "normalise"},
@@ -25,7 +25,7 @@ LAYERS = [  # bottom first; names are files or folders of the package
     {"verify", "cells", "results"},
     {"sampling"},
     {"analysis", "agreement", "maps"},
-    {"output", "plot", "info"},
+    {"output", "plot", "info", "cluster"},
     {"figures", "page", "reproduce", "patches"},
     {"report"},
     {"demo"},

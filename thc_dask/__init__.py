@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from thc_dask.analysis.comparison import compare
     from thc_dask.analysis.profile import profile
     from thc_dask.analysis.regions import fractions, histogram, summary
+    from thc_dask.cluster import running as cluster
     from thc_dask.convert import convert
     from thc_dask.count import count
     from thc_dask.demo import demo
@@ -47,6 +48,7 @@ __all__ = [
     "Scheme",
     "ThcError",
     "agreement",
+    "cluster",
     "compare",
     "convert",
     "count",
@@ -84,7 +86,7 @@ _HOMES = {
     "profile": "analysis.profile",
     "summary": "analysis.regions",
 }  # of the names that are not called as their modules are
-_NAMES = {"phantom": "write_phantom"}  # what they are called there
+_NAMES = {"cluster": "running", "phantom": "write_phantom"}  # what they are called there
 
 
 class _FrontDoor(ModuleType):
@@ -101,7 +103,7 @@ class _FrontDoor(ModuleType):
     def __setattr__(self, name: str, value: Any) -> None:
         # To import a module binds its name here; a verb is the function, not the module it is in.
         if isinstance(value, ModuleType) and name in __all__:
-            value = getattr(value, name)
+            value = getattr(value, _NAMES.get(name, name))
         super().__setattr__(name, value)
 
     def __dir__(self) -> list[str]:

@@ -17,10 +17,18 @@ from thc_dask.grid import Grid, Vox, parse_spacing
 from thc_dask.kernels.mean import compile_mean
 from thc_dask.options import MEMORY_BYTES as MEMORY_BYTES
 from thc_dask.options import Conversion, wanted
-from thc_dask.plan import Plan, estimate, plan_conversion, sample_boxes, warn_of_limits
+from thc_dask.plan import (
+    Plan,
+    estimate,
+    plan_conversion,
+    sample_boxes,
+    warn_of_limits,
+    warn_of_workers,
+)
 from thc_dask.progress import Progress
 from thc_dask.reader import Reader, read
 from thc_dask.sources import open_reader
+from thc_dask.store import sight
 from thc_dask.store.layout import Level, default_chunk, default_shard, make_levels
 from thc_dask.store.location import Location, locate
 from thc_dask.store.publish import begin, check_place, interrupted, publish_image, sweep
@@ -72,8 +80,9 @@ class _Job:
         codec = Codec.parse(self.options.codec)
         target = Target(self.location, "", "image", reader.dtype, codec, MeanOfVoxels())
         tasks = plan_waves(
-            target, self.levels, reader, schedule.n_threads(), self.options.memory_bytes
-        )
+            target, self.levels, reader, schedule.n_threads(),
+            schedule.room(self.options.memory_bytes),
+        )  # fmt: skip
         passes = 1 if self.counted_percentiles is None else 2
         return target, tasks, plan_conversion(reader, self.levels, tasks, self.location.url, passes)
 
@@ -142,6 +151,7 @@ def carry_out(
         try:
             if reader.grid.n_vox >= LARGE_VOX:
                 compile_mean()
+            sight.exchange(location)
             receipts = run_waves(tasks, progress)
             if not schedule.is_local():
                 sweep(location)  # a worker that was killed leaves what it had not finished
@@ -191,7 +201,11 @@ def _warn(job: _Job, reader: Reader, plan: Plan) -> None:
     # What is overwritten or was begun has its room already.
     if tight and job.begun is None and job.location.get(ROOT) is None:
         plan = replace(plan, estimate=estimate(reader, job.levels, Codec.parse(job.options.codec)))
-    warn_of_limits(plan, job.options.memory_bytes, job.location.url)
+    asked = job.options.memory_bytes
+    if plan.memory_bytes > schedule.room(asked) < asked:
+        warn_of_workers(plan, schedule.room(asked))
+    else:
+        warn_of_limits(plan, asked, job.location.url)
 
 
 def _seen(source: Any, options: Conversion) -> Reader:

@@ -92,7 +92,7 @@ def _write_counts(
     task = Task(tuple(pairs), store.grid.extent)
     items = list(tasks(pairs, store.grid.extent, None))
     sums = [_Sum(store.grid.shape[0], pair) for pair in pairs]
-    for done, results in enumerate(schedule.run(task, items), 1):
+    for done, results in enumerate(schedule.run(task, items, what=task.named, verb="count"), 1):
         for total, result in zip(sums, results, strict=True):
             total.add(result)
         if progress is not None:

@@ -23,6 +23,7 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 
 class ThcError(Exception):
@@ -33,6 +34,10 @@ class ThcError(Exception):
     def __str__(self) -> str:
         # OSError renders (errno, text) pairs in its own way; the message is always args[0]
         return str(self.args[0]) if self.args else ""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # As tblib does it, for errors of Dask's workers, what is an OSError too comes back as none.
+        return type(self), self.args, self.__dict__
 
 
 class RequestError(ThcError, ValueError):

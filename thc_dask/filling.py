@@ -28,6 +28,7 @@ from thc_dask.grid import Extent, Grid, Vox, disjoint
 from thc_dask.progress import Progress, Standing, tell
 from thc_dask.reader import read
 from thc_dask.schemes import Scheme
+from thc_dask.store import sight
 from thc_dask.store.location import Location
 from thc_dask.store.read import LabelSet
 from thc_dask.store.shards import ArrayReader
@@ -317,6 +318,7 @@ def between(
     ends = sorted({z for span in source.spans for z in (span.below, span.above)})
     planes = sorted({*ends, *(z for span in tests for z in span.sample)})
     try:
+        sight.exchange(store.location)
         n = source.shape[0] * source.shape[1]
         _over(source.lay_aside, planes, "planes", n, progress)
         _over(source.measure, ends, "distances", n, progress)

@@ -19,6 +19,7 @@ from thc_dask.placement import Added, Laid, Placed, offset_of, place
 from thc_dask.reader import Reader
 from thc_dask.schemes import Scheme, find_scheme
 from thc_dask.sources import open_reader
+from thc_dask.store import sight
 from thc_dask.store.publish import clear_receipts, sweep, write_nodes_of_labels
 from thc_dask.store.read import LabelSet, Store, open_volume, store_of
 from thc_dask.store.root import add_nodes
@@ -195,10 +196,12 @@ def bring_in(
     if staged is None:
         store.location.delete(prefix)  # what a run that broke off left
     tasks = plan_waves(
-        target, store.levels, reader, schedule.n_threads(), memory_bytes, [e for e, _ in new.pieces]
-    )
+        target, store.levels, reader, schedule.n_threads(), schedule.room(memory_bytes),
+        [e for e, _ in new.pieces],
+    )  # fmt: skip
     provenance = [*(old.thc["provenance"] if old else []), new.provenance]
     try:
+        sight.exchange(store.location)
         receipts = run_waves(tasks, progress)
         if not schedule.is_local():
             sweep(store.location)

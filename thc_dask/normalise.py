@@ -53,7 +53,9 @@ def global_counts(
     itemsize, n_vox, done = reader.dtype.itemsize, reader.grid.n_vox, 0
     tell(progress, Standing(0, n_vox, read_bytes=0, step=STEP))
     table = np.zeros(n_bins(counted_as(reader.dtype)), np.int64)
-    for filled, counts in schedule.run(_Counting(reader), _slabs(reader, memory_bytes)):
+    slabs = _slabs(reader, memory_bytes)
+    named = "the source, voxels {}".format
+    for filled, counts in schedule.run(_Counting(reader), slabs, what=named, verb="window"):
         table[filled] += counts
         done += int(counts.sum())
         tell(progress, Standing(done, n_vox, read_bytes=done * itemsize, step=STEP))

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from thc_dask.errors import RequestError
 from thc_dask.grid import Extent, Vox, disjoint
 from thc_dask.store.read import Store
-from thc_dask.store.shards import ArrayReader, OpenShard
+from thc_dask.store.shards import ArrayReader, OpenShard, shard_key
 from thc_dask.store.tables import Side, Table
 
 N_INTENSITIES = 256
@@ -164,6 +164,12 @@ class Task:
                     rows, columns = (decoded[a.name] for a in (pair.rows, pair.columns))
                     count.add(place, box.start, parts, rows, columns)
         return [count.result() for count in counts]
+
+    def named(self, places: Sequence[Vox]) -> str:
+        """Return the store and the shard that hold these chunks."""
+        array = self.pairs[0].rows.array
+        shard = [a // n for a, n in zip(places[0], array.chunks_per_shard, strict=True)]
+        return f"{array.location.url}: {shard_key(array.path, shard)}"
 
 
 def _axis(store: Store, name: str) -> Axis:

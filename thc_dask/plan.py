@@ -254,6 +254,16 @@ def warn_of_limits(plan: Plan, memory_bytes: int, url: str | os.PathLike[str]) -
         )
 
 
+def warn_of_workers(plan: Plan, task_bytes: int) -> None:
+    """Warn where workers of a cluster have less memory than the smallest blocks need."""
+    warnings.warn(
+        f"memory: the smallest blocks of this layout need {_size(plan.memory_bytes)} and workers "
+        f"have {_size(task_bytes)} for each; give them more memory or fewer threads, or a smaller "
+        "--shard",
+        stacklevel=3,
+    )
+
+
 def _size(n: int, up: bool = False) -> str:
     if up:
         return f"{math.ceil(n / 2**20)}MiB"

@@ -8,20 +8,13 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import (
-    FIRST_COMPLETED,
-    BrokenExecutor,
-    CancelledError,
-    Executor,
-    Future,
-    wait,
-)
+from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, wait
 from concurrent.futures import ThreadPoolExecutor as ThreadPool
-from contextlib import suppress
 from functools import cache
 from itertools import islice
 from typing import Any, TypeVar
 
+from thc_dask import dispatch
 from thc_dask.errors import FailureError
 
 Item = TypeVar("Item")
@@ -55,6 +48,20 @@ def is_local() -> bool:
     return current_client() is None and _configured() in (None, "threads", "threading")
 
 
+def task_bytes() -> int | None:
+    """Return what the buffers of a task may hold on the current cluster, in bytes.
+
+    None where no cluster is current, or its workers have no limit.
+    """
+    client = current_client()
+    return None if client is None else dispatch.task_bytes(client)
+
+
+def room(asked_bytes: int) -> int:
+    """Return what to plan a task for: what was asked for, or less where workers have less."""
+    return min(asked_bytes, task_bytes() or asked_bytes)
+
+
 def _configured() -> str | None:
     if "dask" not in sys.modules:
         return None
@@ -64,16 +71,26 @@ def _configured() -> str | None:
     return name if isinstance(name, str) else None
 
 
-def run(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+def run(
+    function: Callable[[Item], Result],
+    items: Iterable[Item],
+    *,
+    what: Callable[[Item], str] = repr,
+    memory_bytes: int = 0,
+    verb: str = "task",
+) -> Iterator[Result]:
     """Yield ``function(item)`` for every item, in the order in which they finish.
 
     Uses the current ``distributed.Client``; else what ``dask.config`` names as scheduler
     (``threads``, ``processes``, ``synchronous``); else threads. The first error is raised and
-    what has not begun is given up.
+    what has not begun is given up. ``what`` names an item, ``memory_bytes`` is what it was planned
+    to hold: errors of a cluster say so. ``verb`` names tasks on its dashboard.
     """
     client = current_client()
     if client is not None:
-        yield from _on_client(client, function, items)
+        yield from dispatch.run(
+            client, function, items, what=what, memory_bytes=memory_bytes, verb=verb
+        )
         return
     name = _configured()
     if name in ("synchronous", "sync", "single-threaded"):
@@ -121,31 +138,3 @@ def _on_pool(
         for future in pending:
             future.cancel()
         wait(pending)  # nobody writes on while the caller cleans up
-
-
-def _on_client(
-    client: Any, function: Callable[[Item], Result], items: Iterable[Item]
-) -> Iterator[Result]:
-    from distributed import as_completed
-    from distributed import wait as wait_for
-
-    source = iter(items)
-    n_workers = max(1, sum(client.nthreads().values()))
-
-    def submit(n: int) -> list[Any]:
-        return [client.submit(function, item, pure=False, retries=2) for item in islice(source, n)]
-
-    running = as_completed(submit(n_workers * IN_FLIGHT_PER_WORKER))
-    try:
-        for future in running:
-            result = future.result()
-            future.release()
-            running.update(submit(1))
-            yield result
-    except Exception:
-        with suppress(CancelledError):
-            wait_for(list(running.futures))  # nobody writes on while the caller cleans up
-        raise
-    finally:
-        if running.futures:
-            client.cancel(list(running.futures), force=True)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from thc_dask.grid import Extent, Vox, blocks
 from thc_dask.progress import Progress, Standing, tell
 from thc_dask.reader import Reader
 from thc_dask.store.layout import Level
+from thc_dask.store.shards import shard_key
 from thc_dask.store.write import Receipt, Wave
 
 Tasks = Sequence[tuple[Wave, list[Extent]]]
@@ -33,11 +34,7 @@ def unfinished(tasks: Tasks) -> list[tuple[Wave, list[Extent]]]:
 def n_vox_todo(wave: Wave, boxes: Sequence[Extent]) -> int:
     """Return the voxels of a wave that are still to be read."""
     first = wave.levels[0]
-    places = (
-        first.shard_place(part.shift(box.start))
-        for box in boxes
-        for part in blocks(box.shape, first.shard)
-    )
+    places = (place for box in boxes for place in _places(first, box))
     return sum(_n_vox(first, place) for place in places if place not in wave.done)
 
 
@@ -104,6 +101,38 @@ def _stream(wave: Wave, boxes: Sequence[Extent]) -> Generator[Receipt, None, Non
     if schedule.is_local():
         yield from wave.stream(boxes)
         return
-    alone = replace(wave, threads=1)
-    for receipts in schedule.run(alone.write, [[box] for box in boxes]):
+    alone = _Alone(replace(wave, threads=1, done=frozenset(), kept=()))
+    first = wave.levels[0]
+    items = ((box, tuple(p for p in _places(first, box) if p in wave.done)) for box in boxes)
+    for receipts in schedule.run(
+        alone, items, what=alone.named, memory_bytes=wave.memory_bytes, verb="write"
+    ):
         yield from receipts
+
+
+Item = tuple[Extent, tuple[Vox, ...]]
+"""A block, and which of its columns an earlier run has finished."""
+
+
+@dataclass(frozen=True)
+class _Alone:
+    """Writes one block after the other, wherever it runs; carries nothing of other blocks."""
+
+    wave: Wave
+
+    def __call__(self, item: Item) -> list[Receipt]:
+        box, done = item
+        return replace(self.wave, done=frozenset(done)).write([box])
+
+    def named(self, item: Item) -> str:
+        """Return the store and the shards of a block of the finest level."""
+        first, target = self.wave.levels[0], self.wave.target
+        places = list(_places(first, item[0]))
+        ends = dict.fromkeys(shard_key(target.path(first), p) for p in (places[0], places[-1]))
+        return f"{target.location.url}: {' to '.join(ends)}"
+
+
+def _places(level: Level, box: Extent) -> Iterator[Vox]:
+    """Yield the places of the shards of a block."""
+    for part in blocks(box.shape, level.shard):
+        yield level.shard_place(part.shift(box.start))

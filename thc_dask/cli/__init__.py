@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import sys
 import warnings
@@ -40,7 +41,7 @@ def run(argv: Sequence[str] | None = None) -> int:
             warnings.showwarning = partial(_warn, command)
             from thc_dask.cli import commands
 
-            with interrupts.raised(), _logged(command):
+            with interrupts.raised(), _logged(command), _on_cluster(args):
                 getattr(commands, args.command)(args)
         print(end="", flush=True)  # errors of writing belong here, not to the exit of Python
     except (Exception, KeyboardInterrupt) as error:
@@ -84,6 +85,23 @@ def _logged(command: str) -> Iterator[None]:
         yield
     finally:
         logger.removeHandler(line)
+
+
+@contextmanager
+def _on_cluster(args: argparse.Namespace) -> Iterator[None]:
+    """Start the cluster that was asked for, and end it; there is none to plan something only."""
+    spec = getattr(args, "on_cluster", None)
+    if spec is None or getattr(args, "dry_run", False):
+        yield
+        return
+    from thc_dask.cluster import running
+    from thc_dask.cluster.logs import quiet
+    from thc_dask.store import sight
+    from thc_dask.store.location import locate
+
+    with quiet(), running(spec):
+        sight.see(locate(args.store))
+        yield
 
 
 def _give_up_output() -> None:

@@ -97,6 +97,10 @@ class _Commands:
         parser.add_argument("--json", action="store_true", help="print for machines")
         return parser
 
+    def parser(self, verb: str) -> argparse.ArgumentParser:
+        """Return the parser of a sub-command that was added."""
+        return self._group.choices[verb]
+
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of ``thc``; what it parses names the verb as ``command``."""
@@ -109,6 +113,7 @@ def build_parser() -> argparse.ArgumentParser:
     commands = _Commands(parser)
     _add_makers(commands)
     _add_questions(commands)
+    _add_cluster(commands)
     return parser
 
 
@@ -301,6 +306,37 @@ def _add_questions(commands: _Commands) -> None:
         help="places of each level that are made again from the finer one (8)",
     )  # fmt: skip
     p.add_argument("--seed", type=_whole, default=0, help="of the places")
+
+
+ON_CLUSTERS = (
+    "convert", "labels", "interpolate", "count", "histogram", "fractions", "summary", "compare",
+    "profile", "maps", "figures", "report", "verify",
+)  # fmt: skip
+"""Commands whose voxels may be read elsewhere."""
+
+
+def _add_cluster(commands: _Commands) -> None:
+    for verb in ON_CLUSTERS:
+        commands.parser(verb).add_argument(
+            "--cluster", dest="on_cluster", metavar="SPEC",
+            help="where to work: threads (the default), local:4, tcp://HOST:PORT, slurm:16, a "
+            "profile … (thc cluster show)",
+        )  # fmt: skip
+    p = commands.add(
+        "cluster", "say what a cluster would be, start it and measure, or make a file of profiles",
+        "thc cluster show\nthc cluster show slurm:16 --dry-run\n"
+        "thc cluster check local:2 --store volume.ome.zarr\nthc cluster init",
+    )  # fmt: skip
+    p.add_argument(
+        "action", choices=("show", "check", "init"),
+        help="show: print what SPEC means; check: start it, see and measure; init: make the file",
+    )  # fmt: skip
+    p.add_argument("spec", nargs="?", metavar="SPEC", help="as --cluster of other commands has it")
+    p.add_argument("--dry-run", action="store_true", help="show: the script or resource alone")
+    p.add_argument("--store", metavar="STORE", help="check: that workers see it, and how fast")
+    p.add_argument(
+        "--shape", type=_triple("shape"), help="check: say what to expect for z,y,x voxels"
+    )
 
 
 def _add_bootstrap(parser: argparse.ArgumentParser) -> None:

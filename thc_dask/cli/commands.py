@@ -297,3 +297,10 @@ def verify(args: Arguments) -> None:
             f"{args.store} is not whole: {first['key']} is {first['what']}{more}; thc verify "
             "--repair mends what can be made anew"
         )
+
+
+def cluster(args: Arguments) -> None:
+    """Say what a cluster would be, or start it and measure."""
+    from thc_dask.cli import clusters
+
+    clusters.ACTIONS[args.action](args)

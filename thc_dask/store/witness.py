@@ -11,6 +11,7 @@ import itertools
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any
 
 from thc_dask import schedule
@@ -163,7 +164,8 @@ def _problems(store: Store, progress: Progress | None) -> Iterator[Problem]:
     doubtful = frozenset(p.key.removesuffix("/zarr.json") for p in contradicted)
     ask = _Witness(location, shard_shapes(store), doubtful)
     read_bytes = 0
-    for done, (n_bytes, found_problem) in enumerate(schedule.run(ask, receipts), 1):
+    asked = schedule.run(ask, receipts, what=itemgetter("key"), verb="verify")
+    for done, (n_bytes, found_problem) in enumerate(asked, 1):
         read_bytes += n_bytes
         tell(progress, Standing(done, len(receipts), read_bytes=read_bytes))
         if found_problem is not None:

@@ -37,6 +37,7 @@ ROW_BYTES = 2**20  # chunks side by side that are made at a time: what a core's 
 MOST_COMMITS = 24  # finished columns that may wait for the disk
 WAITING_BYTES = 2**27  # what these may hold, where a store takes its shards in one piece
 UNITS_PER_THREAD = 2  # tasks that a slab is compressed by
+LOOKS = 64  # receipts of an interrupted run that are looked at side by side: most of it is waiting
 COMMITTERS = 12  # files that are made safe at a time: one flush of the disk serves them all
 
 
@@ -124,14 +125,19 @@ class Target:
 
     def receipts(self, wave: int) -> dict[Vox, Receipt]:
         """Return the receipts that an interrupted run left, of shards that are still there."""
-        found: dict[Vox, Receipt] = {}
-        for key in self.location.keys(f"{RECEIPTS}/{self.prefix}{self.name}/{wave}"):
-            data = self.location.get(key) if key.endswith(".json") else None
-            receipt: Receipt = json.loads(data) if data else {"shards": [], "place": []}
-            sizes = [(s["n_bytes"], self.location.size(s["key"]) or 0) for s in receipt["shards"]]
-            if sizes and all(a == b for a, b in sizes):
-                found[_place_of(receipt)] = receipt
-        return found
+        keys = self.location.keys(f"{RECEIPTS}/{self.prefix}{self.name}/{wave}")
+        keys = [key for key in keys if key.endswith(".json")]
+        # In a bucket far away, one after the other, these are hours; on a disk threads only hinder.
+        with ThreadPoolExecutor(LOOKS) as pool:
+            found = (pool.map if "://" in self.location.url else map)(self._kept, keys)
+            return {_place_of(receipt): receipt for receipt in found if receipt is not None}
+
+    def _kept(self, key: str) -> Receipt | None:
+        """Return a receipt, None where a shard of it is not there as it says."""
+        data = self.location.get(key)
+        receipt: Receipt = json.loads(data) if data else {"shards": []}
+        sizes = [(s["n_bytes"], self.location.size(s["key"]) or 0) for s in receipt["shards"]]
+        return receipt if sizes and all(a == b for a, b in sizes) else None
 
     def reader(self, level: Level) -> ArrayReader:
         """Return a reader of what has been written."""
