@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from thc_dask.cli import interrupts
 from thc_dask.errors import RequestError, ThcError
+
+if TYPE_CHECKING:
+    import argparse  # an interrupt within it would not be heard
 
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
