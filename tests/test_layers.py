@@ -9,7 +9,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "thc_dask"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 LAYERS = [  # bottom first; names are files or folders of the package
-    {"errors", "units", "progress"},
+    {"errors", "units", "progress", "native"},
     {"grid", "schemes", "retry"},
     {"reader", "files", "catalogue", "remote"},
     {"schedule"},
@@ -18,7 +18,7 @@ LAYERS = [  # bottom first; names are files or folders of the package
     {"sources", "store"},
     {"origin"},
     {"options", "placement", "pairs", "waves", "gaps"},
-    {"plan", "filling"},
+    {"plan", "filling", "tallies", "renewal"},
     {"convert"},
     {"labels", "count", "index"},
     {"query", "interpolate"},

@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 
 from thc_dask.grid import Box, Extent, Vox
 from thc_dask.index import index_of, snap
-from thc_dask.pairs import IMAGE, Pair, Task, describe, known_planes, make_pair, tasks
+from thc_dask.pairs import IMAGE, Pair, describe, known_planes, make_pair, tasks
 from thc_dask.store.read import Store
 from thc_dask.store.tables import Table, stored_digests
+from thc_dask.tallies import Task
 
 
 @dataclass(frozen=True)
@@ -112,13 +113,8 @@ def _lazy_planes(pair: Pair, extent: Extent, planes: NDArray[np.int64]) -> Any:
 
 
 def _sum_of_planes(task: Task, places: Sequence[Vox]) -> NDArray[np.int64]:
-    total: NDArray[np.int64] = task(places)[0].planes.sum(axis=0, dtype=np.int64)
-    return total
+    return task(places)[0].total()
 
 
 def _some_planes(task: Task, places: Sequence[Vox], planes: NDArray[np.int64]) -> NDArray[np.int64]:
-    counted = task(places)[0]
-    out = np.zeros((len(planes), *counted.planes.shape[1:]), np.int64)
-    here = (planes >= counted.first_plane) & (planes < counted.first_plane + len(counted.planes))
-    out[here] = counted.planes[planes[here] - counted.first_plane]
-    return out
+    return task(places)[0].of_planes(planes)

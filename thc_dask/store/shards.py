@@ -200,6 +200,14 @@ class ArrayReader:
         places = [(z, y, x) for z in ranges[0] for y in ranges[1] for x in ranges[2]]
         return sorted(places, key=lambda p: (self._shard_of(p), p))
 
+    def shards(self, extent: Extent) -> list[Vox]:
+        """Return the places of the shards that ``extent`` touches."""
+        z, y, x = (
+            range(a // s, -(-b // s))
+            for a, b, s in zip(extent.start, extent.stop, self.shard, strict=True)
+        )
+        return list(itertools.product(z, y, x))
+
     def chunk_extent(self, place: Vox) -> Extent:
         """Return the voxels of a chunk that exist."""
         start = tuple(p * c for p, c in zip(place, self.chunk, strict=True))

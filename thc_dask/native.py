@@ -1,0 +1,160 @@
+"""Compiled kernels without their compiler: machine code that numba made once, loaded by itself.
+
+To import numba and to look a function up in its cache takes half a second, which a command that
+counts for half a second cannot wait for. A module of kernels, compiled once, lies as object code
+in a file; to load that takes some hundredths. Anything that is not as it should be (another
+processor, another version, a damaged file) and the module is compiled again.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import importlib
+import importlib.util
+import json
+import os
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+Function = Callable[..., None]
+
+SUFFIX = ".thc_o"
+EXTERNAL = {"memset", "memcpy", "memmove"}  # of the C library, in every process
+
+_lock = threading.Lock()
+_engines: list[Any] = []  # own the memory that the code lies in
+
+
+@cache
+def load(module: str) -> dict[str, Function]:
+    """Return the functions that a module of kernels has in ``EXPORTED``, compiled, by name.
+
+    Parameters
+    ----------
+    module
+        Its full name. ``EXPORTED`` in it holds functions that ``numba.cfunc`` made, of pointers
+        and whole numbers, which return nothing. It is imported only if it must be compiled.
+
+    Returns
+    -------
+    dict
+        Functions of addresses and whole numbers. They check nothing, and let other threads run.
+    """
+    with _lock:  # of threads that all begin to count only one is to compile
+        return _load(module)
+
+
+def _load(module: str) -> dict[str, Function]:
+    spec = importlib.util.find_spec(module)
+    assert spec is not None
+    assert spec.origin is not None
+    source = Path(spec.origin)
+    name = f"{source.stem}-{_key(source)}{SUFFIX}"
+    for folder in _folders(source):
+        with suppress(OSError, ValueError, KeyError):
+            return _linked(_unsealed((folder / name).read_bytes()))
+    data = _compiled(module)
+    for folder in _folders(source):
+        with suppress(OSError):
+            _write(folder / name, _sealed(data))
+            break
+    return _linked(data)
+
+
+def _key(source: Path) -> str:
+    """Return what the machine code depends on: source, processor, compiler."""
+    import llvmlite
+    from llvmlite import binding
+
+    parts = [
+        source.read_bytes(),
+        llvmlite.__version__.encode(),
+        binding.get_process_triple().encode(),
+        binding.get_host_cpu_name().encode(),
+        binding.get_host_cpu_features().flatten().encode(),
+        *(f"{k}={v}".encode() for k, v in sorted(os.environ.items()) if k.startswith("NUMBA_")),
+    ]
+    return hashlib.sha256(b"\0".join(parts)).hexdigest()[:24]
+
+
+def _folders(source: Path) -> Iterator[Path]:
+    """Yield where machine code may lie, as numba keeps its own: the first that can be written."""
+    if chosen := os.environ.get("NUMBA_CACHE_DIR"):
+        yield Path(chosen)
+    yield source.parent / "__pycache__"
+    home = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    yield Path(home).expanduser() / "thc_dask"
+
+
+def _compiled(module: str) -> bytes:
+    """Return what the functions of a module are called, and their object code."""
+    functions, objects = {}, []
+    for name, function in importlib.import_module(module).EXPORTED.items():
+        library = function._library
+        missing = {f.name for f in library._final_module.functions if f.is_declaration}
+        missing = {n for n in missing if not n.startswith("llvm.")} - EXTERNAL
+        assert not missing, f"{name} calls {missing}, which no other process has"
+        objects.append(bytes(library._get_compiled_object()))
+        kinds = ["pointer" if "*" in str(kind) else "whole" for kind in function._sig.args]
+        functions[name] = {
+            "symbol": function.native_name, "arguments": kinds, "n_bytes": len(objects[-1]),
+        }  # fmt: skip
+    return json.dumps(functions).encode() + b"\n" + b"".join(objects)
+
+
+def _linked(data: bytes) -> dict[str, Function]:
+    """Return the functions of object code, ready to be called."""
+    from llvmlite import binding
+
+    head, _, objects = data.partition(b"\n")
+    functions = json.loads(head)
+    binding.initialize_native_target()
+    binding.initialize_native_asmprinter()
+    machine = binding.Target.from_default_triple().create_target_machine(jit=True)
+    engine = binding.create_mcjit_compiler(binding.parse_assembly(""), machine)
+    at = 0
+    for about in functions.values():
+        part = objects[at : at + about["n_bytes"]]
+        engine.add_object_file(binding.ObjectFileRef.from_data(part))
+        at += about["n_bytes"]
+    engine.finalize_object()
+    _engines.append(engine)
+    types = {"pointer": ctypes.c_void_p, "whole": ctypes.c_int64}
+    return {
+        name: ctypes.CFUNCTYPE(None, *(types[kind] for kind in about["arguments"]))(
+            engine.get_function_address(about["symbol"])
+        )
+        for name, about in functions.items()
+    }
+
+
+def _sealed(data: bytes) -> bytes:
+    return hashlib.sha256(data).digest() + data
+
+
+def _unsealed(data: bytes) -> bytes:
+    """Return what was sealed; ValueError where it is not what was written."""
+    seal, rest = data[:32], data[32:]
+    if hashlib.sha256(rest).digest() != seal:
+        raise ValueError("damaged")
+    return rest
+
+
+def _write(path: Path, data: bytes) -> None:
+    """Write a file that appears whole, whoever else writes it at the same time."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fd, temporary = tempfile.mkstemp(dir=path.parent)
+    try:
+        with os.fdopen(fd, "wb") as file:
+            file.write(data)
+        os.replace(temporary, path)
+    except BaseException:
+        with suppress(OSError):
+            os.unlink(temporary)
+        raise
