@@ -5,6 +5,7 @@ What it returns is sparse, since of many regions a shard has few, and a chunk on
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -14,10 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from thc_dask.grid import Extent, Vox
-from thc_dask.kernels.histogram import joint_counts
+from thc_dask.kernels.histogram import Jobs, are_bytes, joint_counts
 from thc_dask.pairs import Axis, Pair
+from thc_dask.store.batches import get_all
 from thc_dask.store.shards import OpenShard
 from thc_dask.store.tableparts import Sparse
+
+BATCH_VOX = 2**20  # decoded and counted together: what a core's cache holds
 
 
 @dataclass(frozen=True)
@@ -64,42 +68,52 @@ class Task:
         boxes = [array.chunk_extent(p) for p in places]
         planes = range(min(b.start[0] for b in boxes), max(b.stop[0] for b in boxes))
         counts = [_Count(pair, self.within, planes) for pair in self.pairs]
-        with _Chunks(places) as chunks:
-            for place, box in zip(places, boxes, strict=True):
-                for count in counts:
-                    count.add(place, box, chunks)
+        at_once = max(1, BATCH_VOX // math.prod(array.chunk))
+        with ExitStack() as stack:
+            shards: dict[str, OpenShard] = {}
+            for i in range(0, len(places), at_once):
+                some = places[i : i + at_once]
+                parts = [c.parts(boxes[i : i + at_once]) for c in counts]
+                chunks = _Chunks(some)
+                for count, part in zip(counts, parts, strict=True):
+                    count.need(chunks, part)
+                chunks.decode(shards, places, stack)
+                for count, part in zip(counts, parts, strict=True):
+                    count.add(chunks, boxes[i : i + at_once], part)
         return [count.result() for count in counts]
 
 
 class _Chunks:
-    """The chunks of some arrays, each decoded once, and only if it is needed."""
+    """Some chunks of several arrays: those that are needed, decoded together, once."""
 
     def __init__(self, places: Sequence[Vox]) -> None:
-        self._places = places
-        self._shards: dict[str, OpenShard] = {}
-        self._stack = ExitStack()
-        self._here: Vox | None = None
-        self._decoded: dict[str, NDArray[Any] | None] = {}
+        self.places = places
+        self._axes: dict[str, Axis] = {}
+        self._needed: dict[str, set[int]] = {}
+        self._decoded: dict[tuple[str, int], NDArray[Any] | None] = {}
 
-    def __enter__(self) -> _Chunks:
-        return self
+    def need(self, axis: Axis, i: int) -> None:
+        """Ask for a chunk by its number."""
+        if not axis.single:
+            self._axes[axis.name] = axis
+            self._needed.setdefault(axis.name, set()).add(i)
 
-    def __exit__(self, *_: object) -> None:
-        self._stack.close()
+    def decode(
+        self, shards: dict[str, OpenShard], all_places: Sequence[Vox], stack: ExitStack
+    ) -> None:
+        """Read what was asked for; shards stay open in ``shards``, until ``stack`` ends."""
+        for name, axis in self._axes.items():
+            which = sorted(self._needed[name])
+            if name not in shards:
+                opened = axis.array.open_shard(self.places[which[0]], all_places)
+                shards[name] = stack.enter_context(opened)
+            chunks = get_all(shards[name], [self.places[i] for i in which])
+            for i, chunk in zip(which, chunks, strict=True):
+                self._decoded[name, i] = None if chunk is None else axis.rows(chunk)
 
-    def get(self, axis: Axis, place: Vox) -> NDArray[Any] | None:
+    def get(self, axis: Axis, i: int) -> NDArray[Any] | None:
         """Return the rows of a chunk, None where all its voxels have the first."""
-        if axis.single:
-            return None
-        if place != self._here:
-            self._here, self._decoded = place, {}
-        if axis.name not in self._decoded:
-            if axis.name not in self._shards:
-                opened = axis.array.open_shard(place, self._places)
-                self._shards[axis.name] = self._stack.enter_context(opened)
-            chunk = self._shards[axis.name].get(place)
-            self._decoded[axis.name] = None if chunk is None else axis.rows(chunk)
-        return self._decoded[axis.name]
+        return None if axis.single else self._decoded[axis.name, i]
 
 
 class _Count:
@@ -112,50 +126,66 @@ class _Count:
         self._known = [
             e for e in known if e.n_vox and e.start[0] < planes.stop and e.stop[0] > planes.start
         ]
-        shape = (pair.rows.n_counted, pair.columns.n_counted)
+        self._shape = (pair.rows.n_counted, pair.columns.n_counted)
         # What is never touched costs nothing: the system gives pages of zeros as they are used.
-        self._planes = np.zeros((len(planes), *shape), np.uint32)
-        self._total = np.zeros(shape, np.uint32)
+        self._planes = np.zeros((len(planes), *self._shape), np.uint32)
         self._places: list[Vox] = []
         self._rows: list[NDArray[np.int64]] = []
         self._counts: list[NDArray[np.uint32]] = []
 
-    def add(self, place: Vox, box: Extent, chunks: _Chunks) -> None:
-        """Count the known voxels of a chunk, whose voxels are ``box``."""
-        parts = [b for e in self._known if (b := e.intersect(box)).n_vox]
-        if not parts:
-            return
-        rows = chunks.get(self._pair.rows, place)
-        columns = chunks.get(self._pair.columns, place)
-        if columns is None:
-            columns = np.zeros(self._pair.columns.array.chunk, np.uint8)
-        met = []
-        for part in parts:
-            where = tuple(
-                slice(a - o, b - o)
-                for a, b, o in zip(part.start, part.stop, box.start, strict=True)
-            )
-            planes = self._planes[part.start[0] - self._first : part.stop[0] - self._first]
-            here = 0 if rows is None else rows[where]
-            met.append(joint_counts(here, columns[where], planes, self._total))
-        held = met[0] if len(met) == 1 else np.unique(np.concatenate(met))
-        self._places.append(place)
-        self._rows.append(held)
-        self._counts.append(self._total[held])
-        self._total[held] = 0
+    def parts(self, boxes: Sequence[Extent]) -> list[list[Extent]]:
+        """Return the known boxes of each chunk."""
+        return [[b for e in self._known if (b := e.intersect(box)).n_vox] for box in boxes]
+
+    def need(self, chunks: _Chunks, parts: Sequence[Sequence[Extent]]) -> None:
+        """Ask for the chunks that hold known voxels."""
+        for i, part in enumerate(parts):
+            if part:
+                chunks.need(self._pair.rows, i)
+                chunks.need(self._pair.columns, i)
+
+    def add(
+        self, chunks: _Chunks, boxes: Sequence[Extent], parts: Sequence[Sequence[Extent]]
+    ) -> None:
+        """Count the known voxels of some chunks, whose voxels are ``boxes``."""
+        total = np.zeros((len(parts), *self._shape), np.uint32)
+        met = np.zeros((len(parts), self._shape[0]), bool)
+        jobs = Jobs(self._planes, total)
+        asked = False
+        for i, (box, some) in enumerate(zip(boxes, parts, strict=True)):
+            if not some:
+                continue
+            self._places.append(chunks.places[i])
+            rows, columns = (chunks.get(a, i) for a in (self._pair.rows, self._pair.columns))
+            if columns is None:
+                columns = np.zeros(self._pair.columns.array.chunk, np.uint8)
+            for part in some:
+                where = _inside(part, box)
+                here = 0 if rows is None else rows[where]
+                plane = part.start[0] - self._first
+                if are_bytes(here, columns, self._planes.shape):
+                    jobs.add(here, columns[where], plane, i)
+                    asked = True
+                else:
+                    planes = self._planes[plane : plane + part.shape[0]]
+                    met[i, joint_counts(here, columns[where], planes, total[i])] = True
+        if asked:
+            met |= jobs.run() != 0
+        for i, some in enumerate(parts):
+            if some:
+                self._rows.append(np.flatnonzero(met[i]))
+                self._counts.append(total[i, met[i]])
 
     def result(self) -> Counted:
         """Return the tables with a row for each code that occurs."""
         rows, columns = self._pair.rows, self._pair.columns
-        none = np.zeros(0, np.int64)
-        held = np.concatenate([none, *self._rows])
+        held = np.concatenate([np.zeros(0, np.int64), *self._rows])
+        counts = np.concatenate([np.zeros((0, self._shape[1]), np.uint32), *self._counts])
+        chunk = np.repeat(np.arange(len(self._rows)), [len(r) for r in self._rows])
         met = np.unique(held)
-        planes, counts = self._planes[:, met], np.zeros((0, columns.n), np.uint32)
-        if self._counts:
-            counts = np.concatenate(self._counts)
+        planes = self._planes[:, met]
         if columns.n_counted != columns.n:
             planes, counts = planes.take(columns.codes, 2), counts.take(columns.codes, 1)
-        chunk = np.repeat(np.arange(len(self._rows)), [len(r) for r in self._rows])
         if rows.n_counted != rows.n:
             codes = np.array(rows.codes)
             ours, keep = np.isin(met, codes), np.isin(held, codes)
@@ -166,3 +196,11 @@ class _Count:
         return Counted(
             self._pair.shape, self._first, met, planes, places, Sparse(chunk, held, counts)
         )
+
+
+def _inside(part: Extent, box: Extent) -> tuple[slice, slice, slice]:
+    """Return where a part is among the voxels of a box."""
+    z, y, x = (
+        slice(a - o, b - o) for a, b, o in zip(part.start, part.stop, box.start, strict=True)
+    )
+    return z, y, x

@@ -20,12 +20,80 @@ class _Scratch(threading.local):
 
     def __init__(self) -> None:
         self.tally = np.zeros((MOST, *TALLY), np.uint16)
-        self.seen = np.zeros(MOST + 1, np.uint8)
-        """Which rows occurred; the last says whether a column had no place."""
-        self.addresses = self.tally.ctypes.data, self.seen.ctypes.data
+        self._seen = np.zeros(MOST + 1, np.uint8)
+        self.addresses = self.tally.ctypes.data, self._seen.ctypes.data
 
 
 _scratch = _Scratch()
+
+
+class Jobs:
+    """Blocks of bytes that are counted in one go: other threads run meanwhile.
+
+    Parameters
+    ----------
+    table
+        (plane, row, column) uint32, C order, at most 256 rows and columns; added to in place.
+    total
+        (block, row, column) uint32, C order; the counts of each block over all its planes, added
+        to in place.
+    """
+
+    def __init__(self, table: NDArray[np.uint32], total: NDArray[np.uint32]) -> None:
+        self._table, self._total = table.ctypes.data, total.ctypes.data
+        self._n_blocks, self._n_rows, self._n_columns = total.shape
+        self._size = 4 * self._n_rows * self._n_columns
+        self._jobs: list[tuple[int, ...]] = []
+        self._blocks: list[NDArray[Any]] = []
+
+    def add(
+        self, rows: NDArray[np.uint8] | int, columns: NDArray[np.uint8], plane: int, block: int
+    ) -> None:
+        """Ask for a (z, y, x) block, whose first plane is ``plane`` of the table.
+
+        ``rows`` may be one number, that of all voxels.
+        """
+        columns = _side_by_side(columns)
+        self._blocks.append(columns)
+        place = _place(columns)
+        if isinstance(rows, int):
+            if not 0 <= rows < self._n_rows:
+                raise IndexError(f"row {rows} in a table of {self._n_rows}")
+            where = (place[0], 0, 0, 0, rows)
+        else:
+            rows = _side_by_side(rows)
+            self._blocks.append(rows)
+            where = (*_place(rows), -1)
+        table, total = self._table + plane * self._size, self._total + block * self._size
+        self._jobs.append((*where, *place, *columns.shape, table, total, block))
+
+    def run(self) -> NDArray[np.uint8]:
+        """Count what was asked for; return (block, row): not 0 where a row occurs in a block.
+
+        Raises
+        ------
+        IndexError
+            A value has no place in the table.
+        """
+        met = np.zeros((self._n_blocks, MOST + 1), np.uint8)
+        jobs = np.array(self._jobs, np.int64)
+        load(COMPILED)["count_bytes"](
+            jobs.ctypes.data, len(jobs), self._n_rows, self._n_columns,
+            *_scratch.addresses, met.ctypes.data,
+        )  # fmt: skip
+        self._jobs, self._blocks = [], []
+        if met[:, self._n_rows :].any():
+            self._refuse(met.any(axis=0))
+        return met[:, : self._n_rows]
+
+    def _refuse(self, met: NDArray[np.bool_]) -> None:
+        """Raise IndexError for what had no place, which has been counted beside the table."""
+        beside = np.flatnonzero(met[:MOST])
+        beside = beside[beside >= self._n_rows]
+        _scratch.tally[beside] = 0
+        if len(beside):
+            raise IndexError(f"row {beside[-1]} in a table of {self._n_rows}")
+        raise IndexError(f"a column of {self._n_columns} or more in a table of {self._n_columns}")
 
 
 def joint_counts(
@@ -67,44 +135,17 @@ def joint_counts(
     """
     if total is None:
         total = np.zeros(table.shape[1:], np.uint32)
-    numbers = [a for a in (rows, columns) if not isinstance(a, int)]
-    if max(table.shape[1:]) <= MOST and all(a.itemsize == 1 for a in numbers):
-        return _count_bytes(rows, columns, table, total)
-    return _count_numbers(rows, columns, table, total)
+    if not are_bytes(rows, columns, table.shape):
+        return _count_numbers(rows, columns, table, total)
+    jobs = Jobs(table, total[None])
+    jobs.add(rows, columns, 0, 0)
+    return np.flatnonzero(jobs.run()[0])
 
 
-def _count_bytes(
-    rows: NDArray[Any] | int, columns: NDArray[Any], table: NDArray[np.uint32],
-    total: NDArray[np.uint32],
-) -> NDArray[np.int64]:  # fmt: skip
-    columns, scratch = _side_by_side(columns), _scratch
-    n_rows, n_columns = total.shape
-    start, at, z, y = _place(columns)
-    if isinstance(rows, int):
-        where = (start, start, 0, 0, 0, rows)
-        if not 0 <= rows < n_rows:
-            raise IndexError(f"row {rows} in a table of {n_rows}")
-    else:
-        row_start, at_rows, rows_z, rows_y = _place(_side_by_side(rows))
-        where = (row_start, row_start, at_rows, rows_z, rows_y, -1)
-    load(COMPILED)["count_bytes"](
-        *where, start, start, at, z, y, *columns.shape, n_rows, n_columns,
-        table.ctypes.data, total.ctypes.data, *scratch.addresses,
-    )  # fmt: skip
-    met = np.flatnonzero(scratch.seen)
-    scratch.seen[met] = 0
-    if len(met) and met[-1] >= n_rows:
-        _refuse(met, n_rows, n_columns)
-    return met
-
-
-def _refuse(met: NDArray[np.int64], n_rows: int, n_columns: int) -> None:
-    """Raise IndexError for what had no place, which has been counted beside the table."""
-    beside = met[(met >= n_rows) & (met < MOST)]
-    _scratch.tally[beside] = 0
-    if len(beside):
-        raise IndexError(f"row {beside[-1]} in a table of {n_rows}")
-    raise IndexError(f"a column of {n_columns} or more in a table of {n_columns}")
+def are_bytes(rows: NDArray[Any] | int, columns: NDArray[Any], shape: tuple[int, ...]) -> bool:
+    """Whether blocks can be counted as bytes into a table of that shape."""
+    sizes = [a.itemsize for a in (rows, columns) if not isinstance(a, int)]
+    return max(shape[1:]) <= MOST and set(sizes) == {1}
 
 
 def _count_numbers(

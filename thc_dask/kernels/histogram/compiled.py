@@ -13,14 +13,15 @@ from typing import Any
 
 import numpy as np
 from numba import cfunc, njit, types
+from numba.extending import intrinsic
 
 LANES = 4
 LANE = 256  # of a tally (row, lane, column)
 MOST = 65528  # voxels between two emptyings: a tally can count to 65535
 
 _U8, _U16 = types.CPointer(types.uint8), types.CPointer(types.uint16)
-_U32, _U64 = types.CPointer(types.uint32), types.CPointer(types.uint64)
-_INT = types.int64
+_U32 = types.CPointer(types.uint32)
+_I64, _INT = types.CPointer(types.int64), types.int64
 
 
 @njit(inline="always", error_model="numpy")  # pragma: no cover - compiled
@@ -119,43 +120,72 @@ def _count_line(
             tally[r * np.uint64(1024) + np.uint64(columns[at_column + i])] += one
 
 
-@cfunc(
-    types.void(
-        _U8, _U64, _INT, _INT, _INT, _INT, _U8, _U64, _INT, _INT, _INT,
-        _INT, _INT, _INT, _INT, _INT, _U32, _U32, _U16, _U8,
-    ),
-    error_model="numpy", forceinline=True,
-)  # fmt: skip  # pragma: no cover - compiled
+@intrinsic
+def _bytes_at(_: Any, address: Any) -> Any:  # pragma: no cover - compiled
+    return _pointer(types.uint8, address)
+
+
+@intrinsic
+def _words_at(_: Any, address: Any) -> Any:  # pragma: no cover - compiled
+    return _pointer(types.uint64, address)
+
+
+@intrinsic
+def _counts_at(_: Any, address: Any) -> Any:  # pragma: no cover - compiled
+    return _pointer(types.uint32, address)
+
+
+def _pointer(kind: Any, address: Any) -> Any:
+    """Return how an address becomes a pointer."""
+
+    def code(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        return builder.inttoptr(values[0], context.get_value_type(signature.return_type))
+
+    return types.CPointer(kind)(address), code
+
+
+@cfunc(types.void(_I64, _INT, _INT, _INT, _U16, _U8, _U8), error_model="numpy", forceinline=True)
 def count_bytes(
-    rows: Any, row_words: Any, at_rows: Any, rows_z: Any, rows_y: Any, row: Any,
-    columns: Any, column_words: Any, at_columns: Any, columns_z: Any, columns_y: Any,
-    n_z: Any, n_y: Any, n_x: Any, n_rows: Any, n_columns: Any,
-    table: Any, total: Any, tally: Any, seen: Any,
-) -> None:  # fmt: skip
-    """Count voxels of one byte; ``row`` is that of all of them, -1 where ``rows`` tell."""
-    for z in range(n_z):
-        at_row, at_column = at_rows + z * rows_z, at_columns + z * columns_z
-        n_lines, n = n_y, n_x
-        if columns_y == n_x and (row >= 0 or rows_y == n_x):
-            n_lines, n = 1, n_y * n_x  # lines follow on one another
-        here = row
-        whole = row < 0 and n_lines == 1 and n >= 8 and not ((at_row | n) & 7)
-        if whole and _same(row_words, at_row >> 3, n >> 3):
-            here = np.int64(rows[at_row])
-        held = 0
-        for y in range(n_lines):
-            left, done = n, 0
-            while left > 0:
-                piece = min(left, MOST)
-                if held + piece > MOST:
-                    _flush(tally, seen, n_rows, n_columns, table, z, total)
-                    held = 0
-                _count_line(
-                    rows, row_words, at_row + y * rows_y + done, here, columns, column_words,
-                    at_column + y * columns_y + done, piece, tally, seen,
-                )  # fmt: skip
-                held, left, done = held + piece, left - piece, done + piece
-        _flush(tally, seen, n_rows, n_columns, table, z, total)
+    jobs: Any, n_jobs: Any, n_rows: Any, n_columns: Any, tally: Any, seen: Any, met: Any
+) -> None:  # pragma: no cover - compiled
+    """Do jobs, each a row of numbers as ``Jobs`` writes it; say in ``met`` which rows occurred."""
+    for i in range(n_jobs):
+        j = i * 15
+        row_start, at_rows, rows_z, rows_y, row = (
+            jobs[j], jobs[j + 1], jobs[j + 2], jobs[j + 3], jobs[j + 4]
+        )  # fmt: skip
+        start, at_columns, columns_z, columns_y = jobs[j + 5], jobs[j + 6], jobs[j + 7], jobs[j + 8]
+        n_z, n_y, n_x = jobs[j + 9], jobs[j + 10], jobs[j + 11]
+        table, total = _counts_at(jobs[j + 12]), _counts_at(jobs[j + 13])
+        rows, row_words = _bytes_at(row_start), _words_at(row_start)
+        columns, column_words = _bytes_at(start), _words_at(start)
+        for z in range(n_z):
+            at_row, at_column = at_rows + z * rows_z, at_columns + z * columns_z
+            n_lines, n = n_y, n_x
+            if columns_y == n_x and (row >= 0 or rows_y == n_x):
+                n_lines, n = 1, n_y * n_x  # lines follow on one another
+            here = row
+            whole = row < 0 and n_lines == 1 and n >= 8 and not ((at_row | n) & 7)
+            if whole and _same(row_words, at_row >> 3, n >> 3):
+                here = np.int64(rows[at_row])
+            held = 0
+            for y in range(n_lines):
+                left, done = n, 0
+                while left > 0:
+                    piece = min(left, MOST)
+                    if held + piece > MOST:
+                        _flush(tally, seen, n_rows, n_columns, table, z, total)
+                        held = 0
+                    _count_line(
+                        rows, row_words, at_row + y * rows_y + done, here, columns, column_words,
+                        at_column + y * columns_y + done, piece, tally, seen,
+                    )  # fmt: skip
+                    held, left, done = held + piece, left - piece, done + piece
+            _flush(tally, seen, n_rows, n_columns, table, z, total)
+        into = jobs[j + 14] * 257
+        for r in range(257):
+            met[into + r] |= seen[r]
+            seen[r] = np.uint8(0)
 
 
 @cfunc(
