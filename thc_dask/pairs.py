@@ -45,11 +45,12 @@ class Axis:
         """Rows of the table while it is counted: one for each value, if those are few."""
         return self.codes[-1] + 1 if self.array.dtype == np.uint8 else self.n
 
-    def rows(self, chunk: NDArray[Any] | None) -> NDArray[Any]:
-        """Return a whole chunk as the rows that are counted."""
-        if self.single or chunk is None:
-            return np.zeros(self.array.chunk, np.uint8)
-        return chunk if self.array.dtype == np.uint8 else self._row_of[chunk]
+    def rows(self, chunk: Any) -> Any:
+        """Return voxels, an array or one number, as the rows that are counted."""
+        if self.array.dtype == np.uint8:
+            return chunk
+        rows = self._row_of[chunk]
+        return rows if rows.ndim else int(rows)
 
     @cached_property
     def _row_of(self) -> NDArray[np.uint16]:

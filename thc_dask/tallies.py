@@ -6,10 +6,9 @@ What it returns is sparse, since of many regions a shard has few, and a chunk on
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +16,7 @@ from numpy.typing import NDArray
 from thc_dask.grid import Extent, Vox
 from thc_dask.kernels.histogram import Jobs, are_bytes, joint_counts
 from thc_dask.pairs import Axis, Pair
-from thc_dask.store.batches import get_all
+from thc_dask.store.batches import Chunk, get_all, keep_memory
 from thc_dask.store.shards import OpenShard
 from thc_dask.store.tableparts import Sparse
 
@@ -66,115 +65,120 @@ class Task:
         """Return what each pair counts in these chunks of one shard."""
         array = self.pairs[0].rows.array
         boxes = [array.chunk_extent(p) for p in places]
-        planes = range(min(b.start[0] for b in boxes), max(b.stop[0] for b in boxes))
-        counts = [_Count(pair, self.within, planes) for pair in self.pairs]
+        counts = [_Count(pair, self.within, boxes) for pair in self.pairs]
         at_once = max(1, BATCH_VOX // math.prod(array.chunk))
-        with ExitStack() as stack:
-            shards: dict[str, OpenShard] = {}
+        keep_memory()
+        with _Shards(places) as shards:
             for i in range(0, len(places), at_once):
-                some = places[i : i + at_once]
-                parts = [c.parts(boxes[i : i + at_once]) for c in counts]
-                chunks = _Chunks(some)
+                chunks = _Chunks(places[i : i + at_once], boxes[i : i + at_once])
+                parts = [count.ask(chunks) for count in counts]
+                chunks.decode(shards)
                 for count, part in zip(counts, parts, strict=True):
-                    count.need(chunks, part)
-                chunks.decode(shards, places, stack)
-                for count, part in zip(counts, parts, strict=True):
-                    count.add(chunks, boxes[i : i + at_once], part)
+                    count.add(chunks, part)
         return [count.result() for count in counts]
 
 
-class _Chunks:
-    """Some chunks of several arrays: those that are needed, decoded together, once."""
+class _Shards(ExitStack):
+    """One shard of each array, opened when it is first needed."""
 
     def __init__(self, places: Sequence[Vox]) -> None:
-        self.places = places
-        self._axes: dict[str, Axis] = {}
-        self._needed: dict[str, set[int]] = {}
-        self._decoded: dict[tuple[str, int], NDArray[Any] | None] = {}
+        super().__init__()
+        self._places = places
+        self._open: dict[str, OpenShard] = {}
+        self._seen: dict[str, dict[bytes, Chunk]] = {}
 
-    def need(self, axis: Axis, i: int) -> None:
-        """Ask for a chunk by its number."""
+    def get(self, axis: Axis, places: Sequence[Vox]) -> list[Chunk]:
+        """Return chunks of the array of an axis as rows."""
+        if axis.name not in self._open:
+            opened = axis.array.open_shard(places[0], self._places)
+            self._open[axis.name] = self.enter_context(opened)
+        seen = self._seen.setdefault(axis.name, {})
+        return [axis.rows(c) for c in get_all(self._open[axis.name], places, seen)]
+
+
+class _Chunks:
+    """Some chunks of several arrays: those that are asked for, decoded together, once."""
+
+    def __init__(self, places: Sequence[Vox], boxes: Sequence[Extent]) -> None:
+        self.places, self.boxes = places, boxes
+        self._axes: dict[str, Axis] = {}
+        self._wanted: dict[str, set[int]] = {}
+        self._decoded: dict[str, dict[int, Chunk]] = {}
+
+    def ask(self, axis: Axis, which: Iterable[int]) -> None:
+        """Ask for chunks by their numbers."""
         if not axis.single:
             self._axes[axis.name] = axis
-            self._needed.setdefault(axis.name, set()).add(i)
+            self._wanted.setdefault(axis.name, set()).update(which)
 
-    def decode(
-        self, shards: dict[str, OpenShard], all_places: Sequence[Vox], stack: ExitStack
-    ) -> None:
-        """Read what was asked for; shards stay open in ``shards``, until ``stack`` ends."""
-        for name, axis in self._axes.items():
-            which = sorted(self._needed[name])
-            if name not in shards:
-                opened = axis.array.open_shard(self.places[which[0]], all_places)
-                shards[name] = stack.enter_context(opened)
-            chunks = get_all(shards[name], [self.places[i] for i in which])
-            for i, chunk in zip(which, chunks, strict=True):
-                self._decoded[name, i] = None if chunk is None else axis.rows(chunk)
+    def decode(self, shards: _Shards) -> None:
+        """Read what was asked for."""
+        for name, which in self._wanted.items():
+            numbers = sorted(which)
+            if numbers:
+                found = shards.get(self._axes[name], [self.places[i] for i in numbers])
+                self._decoded[name] = dict(zip(numbers, found, strict=True))
 
-    def get(self, axis: Axis, i: int) -> NDArray[Any] | None:
-        """Return the rows of a chunk, None where all its voxels have the first."""
-        return None if axis.single else self._decoded[axis.name, i]
+    def get(self, axis: Axis, i: int) -> Chunk:
+        """Return a chunk as rows, one number where all its voxels have that row."""
+        return 0 if axis.single else self._decoded[axis.name][i]
 
 
 class _Count:
     """The tables of one pair over the chunks of one task, while they are counted."""
 
-    def __init__(self, pair: Pair, within: Extent, planes: range) -> None:
-        self._pair, self._first = pair, planes.start
-        known = (e.intersect(within) for e in pair.known)
+    def __init__(self, pair: Pair, within: Extent, boxes: Sequence[Extent]) -> None:
+        self._pair = pair
+        here = _around(boxes)
+        self._first = here.start[0]
         # Of many annotated planes a shard has few: look through these for each chunk.
-        self._known = [
-            e for e in known if e.n_vox and e.start[0] < planes.stop and e.stop[0] > planes.start
-        ]
+        self._known = [b for e in pair.known if (b := e.intersect(within).intersect(here)).n_vox]
+        self._is_all_known = self._known == [here]
         self._shape = (pair.rows.n_counted, pair.columns.n_counted)
         # What is never touched costs nothing: the system gives pages of zeros as they are used.
-        self._planes = np.zeros((len(planes), *self._shape), np.uint32)
+        self._planes = np.zeros((here.shape[0], *self._shape), np.uint32)
         self._places: list[Vox] = []
         self._rows: list[NDArray[np.int64]] = []
         self._counts: list[NDArray[np.uint32]] = []
 
-    def parts(self, boxes: Sequence[Extent]) -> list[list[Extent]]:
-        """Return the known boxes of each chunk."""
-        return [[b for e in self._known if (b := e.intersect(box)).n_vox] for box in boxes]
+    def ask(self, chunks: _Chunks) -> dict[int, list[Extent]]:
+        """Ask for the chunks that hold known voxels; return the known boxes of each."""
+        if self._is_all_known:
+            parts = {i: [box] for i, box in enumerate(chunks.boxes)}
+        else:
+            found = [
+                [b for e in self._known if (b := e.intersect(box)).n_vox] for box in chunks.boxes
+            ]
+            parts = {i: some for i, some in enumerate(found) if some}
+        for axis in (self._pair.rows, self._pair.columns):
+            chunks.ask(axis, parts)
+        return parts
 
-    def need(self, chunks: _Chunks, parts: Sequence[Sequence[Extent]]) -> None:
-        """Ask for the chunks that hold known voxels."""
-        for i, part in enumerate(parts):
-            if part:
-                chunks.need(self._pair.rows, i)
-                chunks.need(self._pair.columns, i)
-
-    def add(
-        self, chunks: _Chunks, boxes: Sequence[Extent], parts: Sequence[Sequence[Extent]]
-    ) -> None:
-        """Count the known voxels of some chunks, whose voxels are ``boxes``."""
-        total = np.zeros((len(parts), *self._shape), np.uint32)
-        met = np.zeros((len(parts), self._shape[0]), bool)
+    def add(self, chunks: _Chunks, parts: dict[int, list[Extent]]) -> None:
+        """Count the known voxels of some chunks."""
+        total = np.zeros((len(chunks.places), *self._shape), np.uint32)
+        met = np.zeros(total.shape[:2], bool)
         jobs = Jobs(self._planes, total)
-        asked = False
-        for i, (box, some) in enumerate(zip(boxes, parts, strict=True)):
-            if not some:
-                continue
-            self._places.append(chunks.places[i])
+        for i, some in parts.items():
             rows, columns = (chunks.get(a, i) for a in (self._pair.rows, self._pair.columns))
-            if columns is None:
-                columns = np.zeros(self._pair.columns.array.chunk, np.uint8)
+            if isinstance(columns, int):
+                columns = np.full(self._pair.columns.array.chunk, columns, np.uint8)
             for part in some:
-                where = _inside(part, box)
-                here = 0 if rows is None else rows[where]
+                where = _inside(part, chunks.boxes[i])
+                block = rows if isinstance(rows, int) else rows[where]
                 plane = part.start[0] - self._first
-                if are_bytes(here, columns, self._planes.shape):
-                    jobs.add(here, columns[where], plane, i)
-                    asked = True
+                if are_bytes(block, columns, self._planes.shape):
+                    jobs.add(block, columns[where], plane, i)
                 else:
                     planes = self._planes[plane : plane + part.shape[0]]
-                    met[i, joint_counts(here, columns[where], planes, total[i])] = True
-        if asked:
+                    met[i, joint_counts(block, columns[where], planes, total[i])] = True
+        if len(jobs):
             met |= jobs.run() != 0
-        for i, some in enumerate(parts):
-            if some:
-                self._rows.append(np.flatnonzero(met[i]))
-                self._counts.append(total[i, met[i]])
+        for i in parts:
+            self._places.append(chunks.places[i])
+            rows_met = np.flatnonzero(met[i])
+            self._rows.append(rows_met)
+            self._counts.append(total[i, rows_met])
 
     def result(self) -> Counted:
         """Return the tables with a row for each code that occurs."""
@@ -196,6 +200,13 @@ class _Count:
         return Counted(
             self._pair.shape, self._first, met, planes, places, Sparse(chunk, held, counts)
         )
+
+
+def _around(boxes: Sequence[Extent]) -> Extent:
+    """Return the box around boxes."""
+    start = tuple(min(b.start[axis] for b in boxes) for axis in range(3))
+    stop = tuple(max(b.stop[axis] for b in boxes) for axis in range(3))
+    return Extent(start, stop)  # type: ignore[arg-type]
 
 
 def _inside(part: Extent, box: Extent) -> tuple[slice, slice, slice]:

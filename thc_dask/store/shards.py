@@ -12,6 +12,7 @@ import math
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import google_crc32c
@@ -347,10 +348,14 @@ class OpenShard:
 
     def entry(self, place: Vox) -> tuple[int, int]:
         """Return offset and size of a chunk, as the index has them."""
-        assert self._index is not None
-        inside = tuple(p - a for p, a in zip(place, self._first, strict=True))
-        offset, size = self._index[inside].tolist()
-        return offset, size
+        (z, y, x), (z0, y0, x0) = place, self._first
+        _, n_y, n_x = self._array.chunks_per_shard
+        i = 2 * (((z - z0) * n_y + y - y0) * n_x + x - x0)
+        return self._entries[i], self._entries[i + 1]
+
+    @cached_property
+    def _entries(self) -> list[int]:
+        return [] if self._index is None else self._index.ravel().tolist()
 
     def get(self, place: Vox) -> NDArray[Any] | None:
         """Return a whole chunk as ``ArrayReader.get`` does."""

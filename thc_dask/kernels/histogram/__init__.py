@@ -46,6 +46,9 @@ class Jobs:
         self._jobs: list[tuple[int, ...]] = []
         self._blocks: list[NDArray[Any]] = []
 
+    def __len__(self) -> int:
+        return len(self._jobs)
+
     def add(
         self, rows: NDArray[np.uint8] | int, columns: NDArray[np.uint8], plane: int, block: int
     ) -> None:
