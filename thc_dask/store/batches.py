@@ -52,10 +52,8 @@ def get_all(shard: OpenShard, places: Sequence[Vox], seen: dict[bytes, Chunk]) -
     pieces = dict(zip(stored, shard.read_all([entries[i] for i in stored]), strict=True))
     rest = []
     for i, piece in pieces.items():
-        if piece in seen:
-            found[i] = seen[piece]
-        elif len(piece) <= FEW_BYTES or not CAN:
-            found[i] = _alone(shard, places[i], piece, seen)
+        if len(piece) <= FEW_BYTES:
+            found[i] = seen[piece] if piece in seen else _first(shard, places[i], piece, seen)
         else:
             rest.append(i)
     decoded = _together([pieces[i] for i in rest], [entries[i][1] for i in rest])
@@ -68,10 +66,9 @@ def get_all(shard: OpenShard, places: Sequence[Vox], seen: dict[bytes, Chunk]) -
     return found
 
 
-def _alone(shard: OpenShard, place: Vox, piece: bytes, seen: dict[bytes, Chunk]) -> Chunk:
+def _first(shard: OpenShard, place: Vox, piece: bytes, seen: dict[bytes, Chunk]) -> Chunk:
+    """Return a chunk whose bytes were not seen before, and remember it."""
     chunk = shard.decoded(place, piece)
-    if len(piece) > FEW_BYTES:
-        return chunk
     low, high = int(chunk.min()), int(chunk.max())
     seen[piece] = low if low == high else chunk
     return seen[piece]
@@ -79,8 +76,13 @@ def _alone(shard: OpenShard, place: Vox, piece: bytes, seen: dict[bytes, Chunk])
 
 def _together(pieces: Sequence[bytes], sizes: Sequence[int]) -> Any | None:
     """Return what sound pieces hold, None where one of them is not sound."""
-    if not pieces or not all(
-        len(piece) == size and crc_fits(piece) for piece, size in zip(pieces, sizes, strict=True)
+    if (
+        not CAN
+        or not pieces
+        or not all(
+            len(piece) == size and crc_fits(piece)
+            for piece, size in zip(pieces, sizes, strict=True)
+        )
     ):
         return None
     frames: Any = [memoryview(piece)[:-CRC_BYTES] for piece in pieces]
