@@ -11,13 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from thc_dask.errors import RequestError
-from thc_dask.grid import Extent, Vox, disjoint
+from thc_dask.grid import Extent, Grid, Vox, disjoint
 from thc_dask.schemes import Label, Scheme
+from thc_dask.store.imagecounts import N_INTENSITIES
 from thc_dask.store.read import Store
 from thc_dask.store.shards import ArrayReader
 from thc_dask.store.tables import Side, Table
 
-N_INTENSITIES = 256
 IMAGE = "image"
 EVERY = Scheme("every", "region", (Label(0, "all"),), "all voxels, whatever their labels")
 
@@ -109,6 +109,13 @@ def make_pair(store: Store, rows: str, columns: str = IMAGE) -> Pair:
         other = store.label_set(columns).extents
         known = [a.intersect(b) for a in known for b in other]
     return Pair(_axis(store, rows), _axis(store, columns), tuple(disjoint(known)))
+
+
+def table_of_image(grid: Grid, digest: str) -> Table:
+    """Return what the store keeps of the table of all voxels together besides the counts."""
+    every = Side(IMAGE, "region", 1, EVERY)
+    intensities = Side(IMAGE, "intensity", N_INTENSITIES, None)
+    return Table(IMAGE, every, intensities, (grid.extent,), {IMAGE: digest})
 
 
 def known_planes(pair: Pair, extent: Extent) -> NDArray[np.int64]:

@@ -7,7 +7,7 @@ voxels; whole planes from the plane table.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -34,6 +34,8 @@ class Answer:
     planes: NDArray[np.int64] | None
     """Plane numbers of ``data``, if by plane."""
     answered_from: str
+    asked: Extent | None = None
+    """The box before it was aligned to chunks, if it was."""
 
 
 def ask(
@@ -47,10 +49,15 @@ def ask(
     nearest faces of chunks, so that no chunk is cut.
     """
     pair = make_pair(store, rows, columns)
-    table = describe(store, pair)
     extent = store.grid.extent_of(box)
     if aligned:
-        extent = snap(extent, store.grid.shape, store.levels[0].chunk)
+        snapped = snap(extent, store.grid.shape, store.levels[0].chunk)
+        return replace(_answer(store, pair, snapped, by_plane), asked=extent)
+    return _answer(store, pair, extent, by_plane)
+
+
+def _answer(store: Store, pair: Pair, extent: Extent, by_plane: bool) -> Answer:
+    table = describe(store, pair)
     planes = known_planes(pair, extent)
     stored = stored_digests(store, table)
     fresh = stored == table.digests

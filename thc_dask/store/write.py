@@ -23,6 +23,7 @@ from thc_dask.progress import Progress as Progress
 from thc_dask.reader import Reader, fill
 from thc_dask.retry import FILES, Attempts
 from thc_dask.store.filesink import most_open
+from thc_dask.store.imagecounts import ImageCounts, counts_key
 from thc_dask.store.layout import Level, plan_blocks, waves
 from thc_dask.store.location import Location
 from thc_dask.store.shards import ArrayReader, Codec, ShardWriter, encode_chunk, scratch, shard_key
@@ -95,6 +96,8 @@ class Target:
     halving: Halving
     replaces: bool = False
     """Whether shards are there already that are to go where now all is zero."""
+    counted: bool = False
+    """Whether the intensities of the finest level are counted on the way."""
 
     def path(self, level: Level) -> str:
         """Return the path of the array of a level."""
@@ -112,9 +115,14 @@ class Target:
             data = self.location.get(key) if key.endswith(".json") else None
             receipt: Receipt = json.loads(data) if data else {"shards": [], "place": []}
             sizes = [(s["n_bytes"], self.location.size(s["key"]) or 0) for s in receipt["shards"]]
-            if sizes and all(a == b for a, b in sizes):
+            whole = sizes and all(a == b for a, b in sizes)
+            if whole and (not self.counts(wave) or self.location.size(counts_key(key)) is not None):
                 found[_place_of(receipt)] = receipt
         return found
+
+    def counts(self, wave: int) -> bool:
+        """Whether columns of a wave are counted."""
+        return self.counted and wave == 0
 
     def reader(self, level: Level) -> ArrayReader:
         """Return a reader of what has been written."""
@@ -193,6 +201,9 @@ class Column:
         self._coarse = [
             np.zeros(extent.level(j).shape, target.dtype) for j in range(1, len(levels))
         ]
+        self._counts = (
+            ImageCounts(extent, levels[0].chunk) if target.counts(levels[0].wave) else None
+        )
 
     def add_layer(self, layer: NDArray[Any], z: int) -> None:
         """Compress a layer of the finest level and halve it; ``z`` counts from the column's top."""
@@ -226,6 +237,9 @@ class Column:
             receipt["read"] = {"box": str(read.box), "counts": read.counts.tolist()}
         # A receipt that a power cut loses is only work done twice; the shards themselves are safe.
         key = self._target.receipt_key(self._levels[0].wave, self._place)
+        if self._counts is not None:
+            counts = self._counts.encoded()
+            self._target.location.put(counts_key(key), counts, durable=False)
         self._target.location.put(key, json.dumps(receipt).encode(), durable=False)
         return receipt
 
@@ -243,7 +257,10 @@ class Column:
             for x in range(0, layer.shape[2], step):
                 row = layer[:, y : y + c[1], x : x + step]
                 n_z, n_y, n_x = row.shape
-                for i, chunk in enumerate(_gather(row, c)):
+                chunks = _gather(row, c)
+                if j == 0 and self._counts is not None:
+                    self._counts.add(chunks, (n_z, n_y, n_x), (z, y, x))
+                for i, chunk in enumerate(chunks):
                     if j + 1 < len(self._levels):
                         at = i * c[2]
                         part = chunk[:n_z, :n_y, : n_x - at]  # without what fills it up
