@@ -121,7 +121,9 @@ class _Job:
 
     def __init__(self, store: Store, pair: Pair, books: Books) -> None:
         self._pair = pair
-        self._table = replace(describe(store, pair), layers=layer_digests(pair, books))
+        # Of a finished store the image does not change.
+        layers = {} if pair.rows.single else layer_digests(pair, books)
+        self._table = replace(describe(store, pair), layers=layers)
         self.earlier = earlier(store, self._table, books)
         self.rest = self.earlier.rest(pair)
         self._planes = np.zeros((store.grid.shape[0], *pair.shape), np.int64)

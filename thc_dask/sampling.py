@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from thc_dask.cells import ENDS, Cells, cell_counts, each_plane
 from thc_dask.errors import RequestError
 from thc_dask.grid import Box, Extent
-from thc_dask.pairs import IMAGE, Pair, describe, known_planes, make_pair
 from thc_dask.index import snap
+from thc_dask.pairs import IMAGE, Pair, describe, known_planes, make_pair
 from thc_dask.query import ask
 from thc_dask.store.read import Store
 from thc_dask.store.tables import Side, Table
