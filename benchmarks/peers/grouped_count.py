@@ -49,7 +49,8 @@ def with_dask_image(labels: da.Array, image: da.Array) -> np.ndarray:
     found = ndmeasure.histogram(
         image, 0, N_INTENSITIES, N_INTENSITIES, label_image=labels, index=np.arange(N_LABELS)
     )
-    return np.stack([np.asarray(h) for h in dask.compute(*np.atleast_1d(found).tolist())])
+    (counts,) = dask.compute(found)
+    return np.stack([np.zeros(N_INTENSITIES, int) if h is None else h for h in counts])
 
 
 def with_scipy(labels: da.Array, image: da.Array) -> np.ndarray:
