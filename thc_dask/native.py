@@ -69,7 +69,7 @@ def _load(module: str) -> dict[str, Function]:
 
 def _key(source: Path) -> str:
     """Return what the machine code depends on: source, processor, compiler."""
-    import llvmlite
+    import llvmlite  # type: ignore[import-untyped]
     from llvmlite import binding
 
     parts = [

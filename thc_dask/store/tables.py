@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
@@ -162,7 +162,7 @@ def _arrays(
     }
     sides = (table.rows, table.columns)
     n = max(1, PART_NUMBERS // (sides[0].n * sides[1].n))
-    dense = {
+    dense: dict[str, tuple[np.dtype[Any], Callable[[int, int], NDArray[Any]]]] = {
         "plane": (np.dtype(np.int64), lambda a, b: planes[numbers[a:b]]),
         "chunk": (np.dtype(np.uint32), lambda a, b: chunks.dense(a, b, sides[0].n)),
     }

@@ -86,10 +86,10 @@ class Jobs:
         )  # fmt: skip
         self._jobs, self._blocks = [], []
         if met[:, self._n_rows :].any():
-            self._refuse(met.any(axis=0))
+            self._refuse(met.max(axis=0))
         return met[:, : self._n_rows]
 
-    def _refuse(self, met: NDArray[np.bool_]) -> None:
+    def _refuse(self, met: NDArray[np.uint8]) -> None:
         """Raise IndexError for what had no place, which has been counted beside the table."""
         beside = np.flatnonzero(met[:MOST])
         beside = beside[beside >= self._n_rows]

@@ -156,7 +156,8 @@ def count_bytes(
         )  # fmt: skip
         start, at_columns, columns_z, columns_y = jobs[j + 5], jobs[j + 6], jobs[j + 7], jobs[j + 8]
         n_z, n_y, n_x = jobs[j + 9], jobs[j + 10], jobs[j + 11]
-        table, total = _counts_at(jobs[j + 12]), _counts_at(jobs[j + 13])
+        table: Any = _counts_at(jobs[j + 12])  # type: ignore[call-arg]
+        total: Any = _counts_at(jobs[j + 13])
         rows, row_words = _bytes_at(row_start), _words_at(row_start)
         columns, column_words = _bytes_at(start), _words_at(start)
         for z in range(n_z):
