@@ -25,6 +25,10 @@ class Contender:
     """Where a level's array is in the output of a conversion."""
     slow: bool = False
     """Takes so long that two kept runs are enough."""
+    small: bool = False
+    """Takes minutes for a gigavoxel: only where it is named."""
+    how: str = ""
+    """Which way of a script that knows several."""
 
     @property
     def is_package(self) -> bool:
@@ -46,6 +50,10 @@ CONTENDERS = {
         Contender("thc_in_process", "thc_count.py"),
         Contender("tensorstore", "tensorstore_count.py", "tensorstore"),
         Contender("zarr_dask", "zarr_dask_count.py", "zarr"),
+        *(
+            Contender(how, "grouped_count.py", "grouped", slow=True, small=True, how=how)
+            for how in ("flox", "xhistogram", "dask_image", "scipy")
+        ),
     ],
 }
 
@@ -58,7 +66,10 @@ def thc(*arguments: str) -> list[str]:
 def command(contender: Contender, job: str, python: str, source: Path, output: Path) -> list[str]:
     """Return the command line of one run."""
     if contender.script:
-        return [python, str(HERE / "peers" / contender.script), str(source), str(output), *SIZES]
+        script = str(HERE / "peers" / contender.script)
+        if contender.how:
+            return [python, script, str(source), f"{output}.npy", "--how", contender.how]
+        return [python, script, str(source), str(output), *SIZES]
     if job == "convert":
         extra = ["--spacing", "1.17um", *SIZES, "--overwrite"]
         return thc("convert", str(source), str(output), *extra)

@@ -142,7 +142,7 @@ def choose(args: argparse.Namespace) -> list[Contender]:
     """Return the contenders that were asked for, the package first."""
     known = [c for c in CONTENDERS[args.job] if not (args.without_package and c.is_package)]
     if args.peers is None:
-        return known
+        return [c for c in known if not c.small]
     names = [c.name for c in known]
     wanted = [name for name in args.peers.split(",") if name]
     for name in wanted:

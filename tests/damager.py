@@ -20,7 +20,8 @@ WAYS = ("missing", "truncated", "flipped")
 
 def make_store(store):
     """Write a store with everything in it: image, two label sets, tables."""
-    volume = convert(f"phantom:{SHAPE}", store, levels=4, chunk=(16, 16, 16), shard=(64, 64, 64))
+    volume = convert(f"phantom:{SHAPE}", store, levels=4, chunk=(16, 16, 16), shard=(64, 64, 64),
+                     count=True)  # fmt: skip
     roi = f"phantom:{SHAPE}&channel=roi"
     volume = labels(roi, volume, "roi", "prasad2020-roi", planes=[10, 40])
     volume = labels(roi, volume, into="roi", planes=[60])

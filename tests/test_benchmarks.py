@@ -69,6 +69,15 @@ def test_count_is_checked(work, store):
     assert not run("compare.py", "count", work / "truth.npy", table)["agrees"]
 
 
+@pytest.mark.parametrize("how", ["scipy", "dask_image", "flox", "xhistogram"])
+def test_tools_that_group_count_the_same(work, store, how):
+    if how != "scipy":
+        pytest.importorskip(how)
+    table = work / f"{how}.npy"
+    run("peers/grouped_count.py", store, table, "--how", how)
+    assert run("compare.py", "count", work / "truth.npy", table)["agrees"]
+
+
 def test_floor(work, store):
     convert = run("floor.py", "convert", work / "input", "--work", work)
     assert convert["wall_s"] == pytest.approx(sum(convert["stages_wall_s"].values()))

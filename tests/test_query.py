@@ -17,10 +17,13 @@ from thc_dask.convert import write_store
 from thc_dask.count import write_counts
 from thc_dask.errors import RequestError
 from thc_dask.grid import Box
+from thc_dask.index import index_of
 from thc_dask.labels import write_labels
+from thc_dask.pairs import describe, make_pair
 from thc_dask.query import ask
 from thc_dask.schemes import Label, Scheme
 from thc_dask.store.read import Store
+from thc_dask.store.shards import ABSENT, OpenShard
 
 SCHEME = Scheme("s", "region", (Label(0, "none"), Label(3, "a"), Label(7, "b")))
 SHAPE = (20, 18, 30)
@@ -146,3 +149,54 @@ def test_labels_that_are_added_are_counted(counted):
 def test_boxes_that_hold_nothing_are_refused(counted, box, message):
     with pytest.raises(RequestError, match=message):
         ask(counted, "roi", box=box)
+
+
+def test_a_box_that_is_aligned_is_answered_by_tables_and_says_so(counted):
+    box = Box((3, 9, 1), (14, 17, 29))
+    exact, found = (histogram(counted, box=box, aligned=a) for a in (False, True))
+    assert "aligned" not in exact.attrs
+    assert found.attrs["answered_from"] == "chunk table"
+    assert found.attrs["box_vox"] == "0:16,8:16,0:30"
+    assert found.attrs["aligned"].startswith("asked for 2.5:13.5,8.5:16.5,0.5:28.5 um; the faces")
+    whole = Box((0, 8, 0), (16, 16, 30))
+    np.testing.assert_array_equal(found, histogram(counted, box=whole))
+    by_plane = histogram(counted, box=box, aligned=True, by_plane=True)
+    np.testing.assert_array_equal(by_plane.sum("plane"), found)
+
+
+@settings(max_examples=10)
+@given(st.data())
+def test_no_more_is_read_than_the_chunks_that_a_box_cuts(data):
+    volume = data.draw(volumes([np.uint8]))
+    url = new_store()
+    write_store(volume.source, url, **volume.options)
+    truth = data.draw(label_arrays(volume.array.shape, SCHEME))
+    write_labels(source(truth), url, "roi", SCHEME)
+    store = write_counts(url)
+    box = data.draw(boxes(volume))
+    try:
+        extent = store.grid.extent_of(box)
+    except RequestError:
+        return
+    pair = make_pair(store, "roi")
+    cut = index_of(store, describe(store, pair)).cut(extent)
+    expected = sum(stored_bytes(array, place) for place in cut
+                   for array in (pair.rows.array, pair.columns.array))  # fmt: skip
+    read = []
+    read_all = OpenShard.read_all
+
+    def noting(self, entries):
+        read.extend(size for _, size in entries)
+        return read_all(self, entries)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(OpenShard, "read_all", noting)
+        np.asarray(ask(store, "roi", box=box).data)
+    assert sum(read) == expected
+
+
+def stored_bytes(array, place):
+    """Return the bytes that a chunk takes in its shard."""
+    with array.open_shard(place) as shard:
+        offset, size = shard.entry(place) if shard.index is not None else (ABSENT, 0)
+        return 0 if offset == ABSENT else size

@@ -123,6 +123,8 @@ class _Task:
             chunk = shard.get(place)
             chunks.append(np.zeros(reader.chunk, reader.dtype) if chunk is None else chunk)
         rows: Any = self.pair.rows.rows(chunks[0])
+        if self.pair.rows.single:
+            rows = np.zeros_like(rows)
         columns: Any = self.pair.columns.rows(chunks[1])
         if self.image is not None:
             clipped = (chunks[2] == ENDS[0]) | (chunks[2] == ENDS[1])

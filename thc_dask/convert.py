@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,10 +13,11 @@ import numpy as np
 
 from thc_dask import __version__, schedule
 from thc_dask.errors import FailureError, RequestError
-from thc_dask.grid import Grid, Vox, parse_spacing
+from thc_dask.grid import Grid, Vox, blocks, parse_spacing
 from thc_dask.kernels.mean import compile_mean
 from thc_dask.options import MEMORY_BYTES as MEMORY_BYTES
 from thc_dask.options import Conversion, wanted
+from thc_dask.pairs import IMAGE, table_of_image
 from thc_dask.plan import (
     Plan,
     estimate,
@@ -28,14 +29,16 @@ from thc_dask.plan import (
 from thc_dask.progress import Progress
 from thc_dask.reader import Reader, read
 from thc_dask.sources import open_reader
-from thc_dask.store import sight
+from thc_dask.store import metadata, sight
+from thc_dask.store.imagecounts import counts_key, gathered
 from thc_dask.store.layout import Level, default_chunk, default_shard, make_levels
 from thc_dask.store.location import Location, locate
 from thc_dask.store.publish import begin, check_place, interrupted, publish_image, sweep
-from thc_dask.store.read import open_volume
+from thc_dask.store.read import Store, open_volume
 from thc_dask.store.root import ROOT
 from thc_dask.store.shards import Codec
 from thc_dask.store.staging import tidy
+from thc_dask.store.tables import write_table
 from thc_dask.store.write import MeanOfVoxels, Receipt, Target, plan_waves
 from thc_dask.waves import Tasks, n_bytes, n_shards, n_vox_todo, run_waves, unfinished
 
@@ -43,6 +46,7 @@ if TYPE_CHECKING:
     import xarray as xr
 
 LARGE_VOX = 2**29  # such a volume repays compiling the mean
+COUNTS = f"counts/{IMAGE}"
 
 
 @dataclass(frozen=True)
@@ -78,7 +82,10 @@ class _Job:
     def plan(self, reader: Reader) -> tuple[Target, Tasks, Plan]:
         """Return where it goes, the tasks, and what they cost; ``reader`` is what is stored."""
         codec = Codec.parse(self.options.codec)
-        target = Target(self.location, "", "image", reader.dtype, codec, MeanOfVoxels())
+        target = Target(
+            self.location, "", "image", reader.dtype, codec, MeanOfVoxels(),
+            counted=self.options.count,
+        )  # fmt: skip
         tasks = plan_waves(
             target, self.levels, reader, schedule.n_threads(),
             schedule.room(self.options.memory_bytes),
@@ -136,6 +143,7 @@ def carry_out(
         check_place(location, options.overwrite)
     reader, normalisation = _eight_bit(job, progress)
     target, tasks, plan = job.plan(reader)
+    _check_countable(job, reader)
     if begun is not None and begun.get("finished"):
         with location.lock():
             tidy(location)  # a run may be cut off just after its root was written
@@ -159,7 +167,8 @@ def carry_out(
                 record["normalisation"] = normalisation | _clipped(receipts, reader.grid.n_vox)
             limits = (0.0, float(np.iinfo(reader.dtype).max))
             window = _window(target, job.levels[-1])
-            publish_image(target, job.levels, receipts, record, window, limits)
+            more = _counts(job, target) if options.count else None
+            publish_image(target, job.levels, receipts, record, window, limits, more)
         except FailureError as error:
             error.args = (f"{error} (--resume goes on where it stopped)",)
             raise
@@ -171,6 +180,35 @@ def carry_out(
         n_bytes(receipts) - n_bytes(kept),
         n_shards(receipts) - n_shards(kept) + plan.n_files - plan.n_shards,
     )
+
+
+def _check_countable(job: _Job, reader: Reader) -> None:
+    """Raise RequestError where intensities are to be counted and cannot be."""
+    if job.options.count and reader.dtype != np.uint8:
+        raise RequestError(
+            f"count: intensities are counted in uint8, and {reader.dtype.name} is to be stored; "
+            "give --window auto, or LOW:HIGH"
+        )
+    finished = job.begun is not None and job.begun.get("finished")
+    if job.options.count and finished and COUNTS not in Store(job.location).nodes:
+        raise RequestError(
+            f"{job.location.url} is finished, and was not counted on the way; thc count "
+            f"{job.location.url} --labels image does it now"
+        )
+
+
+def _counts(job: _Job, target: Target) -> Callable[[str], dict[str, metadata.Node]]:
+    """Return what writes the counts that the columns have left, as a table."""
+    first, grid = job.levels[0], job.levels[0].grid
+    every = list(blocks(grid.shape, first.shard))
+    columns = [(counts_key(target.receipt_key(0, first.shard_place(e))), e) for e in every]
+
+    def write(digest: str) -> dict[str, metadata.Node]:
+        location = job.location
+        planes, places, chunks = gathered(location, columns, first.chunk, grid.shape[0])
+        return write_table(location, grid, table_of_image(grid, digest), planes, places, chunks)
+
+    return write
 
 
 def _prepare(source: Any, store: str | os.PathLike[str], options: Conversion) -> _Job:
@@ -359,7 +397,7 @@ def convert(
         too.
     more
         Options by name: ``spacing``, ``levels``, ``chunk``, ``shard``, ``codec``; ``window`` (to 8
-        bit), ``order``, ``flip``, ``crop``; ``memory_bytes``, ``overwrite``, ``resume``.
+        bit), ``order``, ``flip``, ``crop``; ``count``; ``memory_bytes``, ``overwrite``, ``resume``.
 
     Raises
     ------

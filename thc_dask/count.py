@@ -8,17 +8,22 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from thc_dask import schedule
 from thc_dask.errors import MissingError
-from thc_dask.pairs import Counted, Pair, Task, describe, make_pair, tasks
+from thc_dask.pairs import IMAGE, Pair, describe, make_pair, tasks
+from thc_dask.renewal import Books, earlier, layer_digests, read_layers
 from thc_dask.store.read import Store, open_volume, store_of
 from thc_dask.store.staging import tidy
+from thc_dask.store.tableparts import Sparse, joined
 from thc_dask.store.tables import keep
 from thc_dask.store.write import Progress
+from thc_dask.tallies import Counted, Task
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -81,41 +86,63 @@ def _write_counts(
     names = [labels] if isinstance(labels, str) else list(labels or store.label_sets)
     if not names:
         raise MissingError(f"{store.url} has no label set to count by; add one with thc labels")
-    pairs = [make_pair(store, name) for name in names]
-    kinds = {name: store.label_set(name).scheme.kind for name in names}
-    pairs += [
-        make_pair(store, rows, columns)
-        for rows in names
-        for columns in names
-        if (kinds[rows], kinds[columns]) == ("region", "structure")
-    ]
-    task = Task(tuple(pairs), store.grid.extent)
-    items = list(tasks(pairs, store.grid.extent, None))
-    sums = [_Sum(store.grid.shape[0], pair) for pair in pairs]
+    books = Books(store)
+    jobs = [_Job(store, pair, books) for pair in _pairs(store, names)]
+    jobs = [job for job in jobs if not job.earlier.fresh]
+    task = Task(tuple(job.rest for job in jobs), store.grid.extent)
+    items = list(tasks(task.pairs, store.grid.extent, None)) if jobs else []
     for done, results in enumerate(schedule.run(task, items, what=task.named, verb="count"), 1):
-        for total, result in zip(sums, results, strict=True):
-            total.add(result)
+        for job, result in zip(jobs, results, strict=True):
+            job.add(result)
         if progress is not None:
             progress(done, len(items))
-    for pair, total in zip(pairs, sums, strict=True):
-        store = keep(store, describe(store, pair), total.planes, total.places, total.chunks)
+    for job in jobs:
+        store = job.keep(store)
     return store
 
 
-class _Sum:
-    """Tables of all tasks together; integers, so the order does not matter."""
+def _pairs(store: Store, names: Sequence[str]) -> list[Pair]:
+    """Return the tables of some label sets, and of the structures in each region."""
+    kinds = {name: store.label_set(name).scheme.kind for name in names if name != IMAGE}
+    pairs = [make_pair(store, name) for name in names]
+    return pairs + [
+        make_pair(store, rows, columns)
+        for rows in kinds
+        for columns in kinds
+        if (kinds[rows], kinds[columns]) == ("region", "structure")
+    ]
 
-    def __init__(self, n_planes: int, pair: Pair) -> None:
-        array = pair.rows.array
-        self.planes = np.zeros((n_planes, *pair.shape), np.int64)
-        self.places = np.array(
-            sorted({p for box in pair.known for p in array.chunks(box)}), np.int64
-        ).reshape(-1, 3)
-        self.chunks = np.zeros((len(self.places), *pair.shape), np.uint32)
-        self._row = {tuple(p): i for i, p in enumerate(self.places.tolist())}
+
+class _Job:
+    """The tables of one pair: what is kept of those there are, and what is counted.
+
+    Counts are integers, so the order of tasks does not matter.
+    """
+
+    def __init__(self, store: Store, pair: Pair, books: Books) -> None:
+        self._pair = pair
+        # Of a finished store the image does not change.
+        layers = {} if pair.rows.single else layer_digests(pair, books)
+        self._table = replace(describe(store, pair), layers=layers)
+        self.earlier = earlier(store, self._table, books)
+        self.rest = self.earlier.rest(pair)
+        self._planes = np.zeros((store.grid.shape[0], *pair.shape), np.int64)
+        self._chunks: list[tuple[NDArray[np.int64], Sparse]] = []
+        if self.earlier.layers:
+            depth = pair.rows.array.shard[0]
+            numbers, planes, places, chunks = read_layers(
+                store, self._table, self.earlier.layers, depth
+            )
+            self._planes[numbers] = planes
+            self._chunks.append((places, chunks))
 
     def add(self, counted: Counted) -> None:
+        """Add what a task has found."""
         stop = counted.first_plane + len(counted.planes)
-        self.planes[counted.first_plane : stop] += counted.planes
-        for place, chunk in zip(counted.places.tolist(), counted.chunks, strict=True):
-            self.chunks[self._row[tuple(place)]] = chunk
+        self._planes[counted.first_plane : stop, counted.rows] += counted.planes
+        self._chunks.append((counted.places, counted.chunks))
+
+    def keep(self, store: Store) -> Store:
+        """Write the tables and return the store, opened again."""
+        places, chunks = joined(self._chunks, self._pair.columns.n)
+        return keep(store, self._table, self._planes, places, chunks)

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from thc_dask.grid import Extent, Vox
 from thc_dask.store.read import Store
-from thc_dask.store.tables import Table, read_array, read_parts
+from thc_dask.store.tableread import read_array, read_sparse
+from thc_dask.store.tables import Table
 
 KEPT = 4  # indexes that stay in memory
 
@@ -41,18 +42,13 @@ class Index:
         self._chunk = store.levels[0].chunk
         z, y, x = (-(-n // c) for n, c in zip(self._shape, self._chunk, strict=True))
         self._grid: Vox = (z, y, x)
-        keys, found = [], []
-        for start, part in read_parts(store, f"{chunk}/counts"):
-            which, rows = np.nonzero(part.max(axis=2))
-            flat = np.ravel_multi_index(tuple(self.places[start + which].T), self._grid)
-            keys.append(rows * (z * y * x) + flat)
-            found.append(part[which, rows])
-        key = np.concatenate([np.zeros(0, np.int64), *keys])
+        held = read_sparse(store, f"{chunk}/counts")
+        flat = np.ravel_multi_index(tuple(self.places[held.chunk].T), self._grid)
+        key = held.row * (z * y * x) + flat
         order = np.argsort(key)
         self._keys = key[order]
         self._sums = np.zeros((len(key) + 1, self._n[1]), np.int64)
-        held = np.concatenate([np.zeros((0, self._n[1]), np.uint32), *found])[order]
-        np.cumsum(held, axis=0, out=self._sums[1:])
+        np.cumsum(held.counts[order], axis=0, out=self._sums[1:])
 
     def of_planes(self, planes: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the counts of whole planes, (plane, row, column); all of them are known ones."""

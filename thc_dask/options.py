@@ -37,6 +37,8 @@ class Conversion:
     """Axes of the result that run backwards: ``"z"``, ``"yx"``."""
     crop: Box | None = None
     """Only voxels whose centre is in this half-open box, micrometers."""
+    count: bool = False
+    """Count the intensities of the whole image on the way; kept as the table ``image``."""
     memory_bytes: int = MEMORY_BYTES
     """What the buffers of one process may hold."""
     overwrite: bool = False

@@ -7,7 +7,7 @@ voxels; whole planes from the plane table.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 
 from thc_dask.grid import Box, Extent, Vox
 from thc_dask.index import index_of, snap
-from thc_dask.pairs import IMAGE, Pair, Task, describe, known_planes, make_pair, tasks
+from thc_dask.pairs import IMAGE, Pair, describe, known_planes, make_pair, tasks
 from thc_dask.store.read import Store
 from thc_dask.store.tables import Table, stored_digests
+from thc_dask.tallies import Task
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,8 @@ class Answer:
     planes: NDArray[np.int64] | None
     """Plane numbers of ``data``, if by plane."""
     answered_from: str
+    asked: Extent | None = None
+    """The box before it was aligned to chunks, if it was."""
 
 
 def ask(
@@ -46,10 +49,15 @@ def ask(
     nearest faces of chunks, so that no chunk is cut.
     """
     pair = make_pair(store, rows, columns)
-    table = describe(store, pair)
     extent = store.grid.extent_of(box)
     if aligned:
-        extent = snap(extent, store.grid.shape, store.levels[0].chunk)
+        snapped = snap(extent, store.grid.shape, store.levels[0].chunk)
+        return replace(_answer(store, pair, snapped, by_plane), asked=extent)
+    return _answer(store, pair, extent, by_plane)
+
+
+def _answer(store: Store, pair: Pair, extent: Extent, by_plane: bool) -> Answer:
+    table = describe(store, pair)
     planes = known_planes(pair, extent)
     stored = stored_digests(store, table)
     fresh = stored == table.digests
@@ -112,13 +120,8 @@ def _lazy_planes(pair: Pair, extent: Extent, planes: NDArray[np.int64]) -> Any:
 
 
 def _sum_of_planes(task: Task, places: Sequence[Vox]) -> NDArray[np.int64]:
-    total: NDArray[np.int64] = task(places)[0].planes.sum(axis=0, dtype=np.int64)
-    return total
+    return task(places)[0].total()
 
 
 def _some_planes(task: Task, places: Sequence[Vox], planes: NDArray[np.int64]) -> NDArray[np.int64]:
-    counted = task(places)[0]
-    out = np.zeros((len(planes), *counted.planes.shape[1:]), np.int64)
-    here = (planes >= counted.first_plane) & (planes < counted.first_plane + len(counted.planes))
-    out[here] = counted.planes[planes[here] - counted.first_plane]
-    return out
+    return task(places)[0].of_planes(planes)

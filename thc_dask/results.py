@@ -85,6 +85,17 @@ def attributes(
     }
 
 
+def alignment(store: Store, asked: Extent | None) -> dict[str, str]:
+    """Return what is said of a box whose faces moved to faces of chunks; nothing of any other."""
+    if asked is None:
+        return {}
+    um = ",".join(f"{a:g}:{b:g}" for a, b in (faces(store, asked, axis) for axis in range(3)))
+    return {
+        "aligned": f"asked for {um} um; the faces moved to the nearest faces of chunks, and what "
+        "is counted is box_um"
+    }
+
+
 def faces(store: Store, extent: Extent, axis: int) -> tuple[float, float]:
     """Return where a box of voxels begins and ends along an axis, in micrometers."""
     origin, spacing = store.grid.origin_um[axis], store.grid.spacing_um[axis]

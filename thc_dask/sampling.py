@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from thc_dask.cells import ENDS, Cells, cell_counts, each_plane
 from thc_dask.errors import RequestError
 from thc_dask.grid import Box, Extent
+from thc_dask.index import snap
 from thc_dask.pairs import IMAGE, Pair, describe, known_planes, make_pair
 from thc_dask.query import ask
 from thc_dask.store.read import Store
@@ -76,6 +77,8 @@ class Sample:
     """Which columns of the table are left: ``foreground`` leaves out the first."""
     denominator: str
     answered_from: str
+    asked: Extent | None = None
+    """The box before it was aligned to chunks, if it was."""
 
     def units(self, block: int = 1) -> Units:
         """Return units of so many adjacent planes."""
@@ -109,7 +112,7 @@ def check_denominator(denominator: str, columns: str) -> None:
 
 def sample(
     store: Store, rows: str, columns: str = IMAGE, box: Box | None = None,
-    denominator: str = "known", cubes: Cubes = None, by_plane: bool = True,
+    denominator: str = "known", cubes: Cubes = None, by_plane: bool = True, aligned: bool = False,
 ) -> Sample:  # fmt: skip
     """Return the counts of ``columns`` by ``rows`` by plane, of one denominator.
 
@@ -118,7 +121,7 @@ def sample(
 
     Parameters
     ----------
-    store, rows, columns, box
+    store, rows, columns, box, aligned
         As ``ask`` takes them.
     denominator
         ``known``; ``foreground`` (without structure 0); ``unclipped`` (without intensities 0 and
@@ -133,16 +136,20 @@ def sample(
     """
     check_denominator(denominator, columns)
     if cubes is None and not is_masked(denominator, columns):
-        answer = ask(store, rows, columns, box, by_plane=by_plane)
+        answer = ask(store, rows, columns, box, by_plane=by_plane, aligned=aligned)
         planes = np.zeros(1, np.int64) if answer.planes is None else answer.planes
         data = answer.data if by_plane else answer.data[None]
         every = np.ones(answer.table.columns.n, bool)
         found = Sample(
             answer.table, answer.extent, data, planes, None, every, denominator,
-            answer.answered_from,
+            answer.answered_from, answer.asked,
         )  # fmt: skip
     else:
-        found = _from_voxels(store, make_pair(store, rows, columns), box, denominator, cubes)
+        extent = asked = store.grid.extent_of(box)
+        if aligned:
+            extent = snap(asked, store.grid.shape, store.levels[0].chunk)
+        found = _from_voxels(store, make_pair(store, rows, columns), extent, denominator, cubes)
+        found = replace(found, asked=asked if aligned else None)
     data, columns_left = restricted(found.data, found.table.columns, denominator)
     return replace(found, data=data, columns=columns_left)
 
@@ -169,9 +176,8 @@ def is_masked(denominator: str, columns: str) -> bool:
 
 
 def _from_voxels(
-    store: Store, pair: Pair, box: Box | None, denominator: str, cubes: Cubes
+    store: Store, pair: Pair, extent: Extent, denominator: str, cubes: Cubes
 ) -> Sample:
-    extent = store.grid.extent_of(box)
     where = _cubes(pair, extent, cubes)
     unclipped = is_masked(denominator, pair.columns.name)
     parts, planes, names = [], [], []

@@ -122,7 +122,8 @@ def verify(
     for path in _broken_tables(store, mendable):
         rows = store.nodes[f"{path}/plane"]["attributes"]["rows"]
         columns = store.nodes[f"{path}/plane"]["attributes"]["columns"]
-        write_counts(location.url, [n for n in (rows, columns) if n != "image"])
+        names = [n for n in (rows, columns) if n != "image"]
+        write_counts(location.url, names or ["image"])
     if not mendable and not swept:
         return _facts(store, found, [])
     store = witness.open_whole(location)

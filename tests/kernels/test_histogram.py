@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from thc_dask.kernels.histogram import joint_counts
+from thc_dask.kernels.histogram import Jobs, joint_counts
 
 SHAPES = st.tuples(st.integers(1, 4), st.integers(1, 5), st.integers(1, 40))
 
@@ -37,3 +37,90 @@ def test_a_value_without_a_place_is_an_error():
     table = np.zeros((1, 2, 256), np.uint32)
     with pytest.raises(IndexError, match="row 2 in a table of 2"):
         joint_counts(np.full((1, 1, 1), 2, np.uint8), np.zeros((1, 1, 1), np.uint8), table)
+
+
+@given(st.data())
+def test_blocks_of_any_shape_and_alignment_count_like_bincount(data):
+    """Parts of larger blocks: lines that begin anywhere, rows that change anywhere or nowhere."""
+    whole = data.draw(st.tuples(st.integers(1, 4), st.integers(1, 6), st.integers(1, 40)))
+    seed, n_rows = data.draw(st.integers(0, 2**31)), data.draw(st.integers(1, 256))
+    rng = np.random.default_rng(seed)
+    # Runs of one row, so that words of eight hold one, or several.
+    steps = rng.random(whole) < data.draw(st.sampled_from([0, 0.05, 0.5]))
+    rows = (np.cumsum(steps).reshape(whole) % n_rows).astype(np.uint8)
+    image = rng.integers(0, 256, whole, np.uint8)
+    starts = [data.draw(st.integers(0, n - 1)) for n in whole]
+    part = tuple(
+        slice(a, data.draw(st.integers(a + 1, n))) for a, n in zip(starts, whole, strict=True)
+    )
+    table = np.zeros((image[part].shape[0], n_rows, 256), np.uint32)
+    total = np.ones((n_rows, 256), np.uint32)
+    met = joint_counts(rows[part], image[part], table, total)
+    expected = np.zeros(table.shape, np.int64)
+    z = np.broadcast_to(np.arange(len(table))[:, None, None], image[part].shape)
+    np.add.at(expected, (z, rows[part], image[part]), 1)
+    np.testing.assert_array_equal(table, expected)
+    np.testing.assert_array_equal(total - 1, expected.sum(axis=0))
+    assert met.tolist() == np.unique(rows[part]).tolist()
+    one = int(rows[part].flat[0])
+    again = np.zeros_like(table)
+    assert joint_counts(one, image[part], again).tolist() == [one]
+    np.testing.assert_array_equal(again[:, one], expected.sum(axis=1))
+
+
+def test_planes_beyond_what_a_tally_can_hold():
+    """A tally counts to 65535; equal voxels fill one of four."""
+    image = np.full((2, 300, 1000), 7, np.uint8)
+    image[1, 5] = 9
+    rows = np.zeros(image.shape, np.uint8)
+    rows[:, ::2, ::3] = 2  # no word of one row
+    for part in (np.s_[:], np.s_[:, :, 1:], np.s_[:, 3:290]):
+        for by in (rows[part], 1):
+            table = np.zeros((2, 3, 256), np.uint32)
+            joint_counts(by, image[part], table)
+            every = np.broadcast_to(by, image[part].shape)
+            expected = [
+                np.bincount((every[z].astype(int) * 256 + image[part][z]).ravel(), minlength=768)
+                for z in range(2)
+            ]
+            np.testing.assert_array_equal(table.reshape(2, -1), expected)
+
+
+def test_several_blocks_in_one_go():
+    rng = np.random.default_rng(4)
+    image, rows = (
+        rng.integers(0, 256, (3, 5, 6, 7), np.uint8),
+        rng.integers(0, 2, (3, 5, 6, 7), np.uint8),
+    )
+    table, total = np.zeros((9, 2, 256), np.uint32), np.zeros((3, 2, 256), np.uint32)
+    jobs = Jobs(table, total)
+    for i, plane in enumerate((0, 4, 2)):
+        jobs.add(rows[i] if i else 1, image[i], plane, i)
+    met = jobs.run() != 0
+    rows[0] = 1
+    expected = np.zeros((9, 2, 256), int)
+    for i, plane in enumerate((0, 4, 2)):
+        for z in range(5):
+            np.add.at(expected, (plane + z, rows[i, z], image[i, z]), 1)
+        np.testing.assert_array_equal(
+            total[i], np.histogram2d(rows[i].ravel(), image[i].ravel(), [range(3), range(257)])[0]
+        )
+    np.testing.assert_array_equal(table, expected)
+    assert met.tolist() == [[False, True], [True, True], [True, True]]
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_what_has_no_place_is_an_error_and_leaves_nothing_behind(dtype):
+    table = np.zeros((1, 2, 4), np.uint32)
+    block = np.zeros((1, 3, 9), dtype)
+    high = block.copy()
+    high[0, 2, 8] = 200
+    with pytest.raises(IndexError, match="row 200 in a table of 2"):
+        joint_counts(high, block, table)
+    with pytest.raises(IndexError, match=r"column .* in a table of 4"):
+        joint_counts(block, high, table)
+    with pytest.raises(IndexError, match="row 2 in a table of 2"):
+        joint_counts(2, block, table)
+    clean = np.zeros((1, 256, 256), np.uint32)
+    joint_counts(block, block, clean)
+    assert clean.sum() == clean[0, 0, 0] == 27

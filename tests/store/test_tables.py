@@ -16,7 +16,8 @@ from thc_dask.labels import write_labels
 from thc_dask.pairs import describe, make_pair
 from thc_dask.schemes import Label, Scheme
 from thc_dask.store.read import Store
-from thc_dask.store.tables import read_array, read_parts, stored_digests
+from thc_dask.store.tableread import read_array, read_parts
+from thc_dask.store.tables import stored_digests
 
 SHAPE = (20, 12, 16)
 RNG = np.random.default_rng(13)

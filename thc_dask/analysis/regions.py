@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from thc_dask.grid import Box
 from thc_dask.interpolate import annotated
 from thc_dask.query import ask
-from thc_dask.results import apply, attributes, drawing, names_of, taken
+from thc_dask.results import alignment, apply, attributes, drawing, names_of, taken
 from thc_dask.sampling import DENOMINATORS, Cubes, check_kinds, notes, sample
 from thc_dask.store.read import Store, store_of
 
@@ -22,7 +22,11 @@ if TYPE_CHECKING:
 
 
 def histogram(
-    volume: Volume, by: str = "roi", box: Box | None = None, by_plane: bool = False
+    volume: Volume,
+    by: str = "roi",
+    box: Box | None = None,
+    by_plane: bool = False,
+    aligned: bool = False,
 ) -> xr.DataArray:
     """Return how many known voxels of each region have each intensity.
 
@@ -34,12 +38,15 @@ def histogram(
     volume
         Path, URL or opened volume.
     by
-        Name of a label set.
+        Name of a label set; ``image`` counts all voxels, as one region ``all``.
     box
         Only voxels whose centre is in this half-open box, micrometers; clipped to the volume.
     by_plane
         Keep the planes apart: dims (plane, region, intensity). The coordinate ``annotated`` is
         False for a plane whose labels are interpolated.
+    aligned
+        Move the faces of the box to the nearest faces of chunks, so that tables answer it all; the
+        attributes ``box_um`` and ``aligned`` say what was counted.
 
     Returns
     -------
@@ -68,7 +75,7 @@ def histogram(
     import xarray as xr
 
     store = store_of(volume)
-    answer = ask(store, by, box=box, by_plane=by_plane)
+    answer = ask(store, by, box=box, by_plane=by_plane, aligned=aligned)
     rows, columns = answer.table.rows, answer.table.columns
     dims: tuple[str, ...] = (rows.dim, columns.dim)
     coords = {**names_of(rows, plain=True), columns.dim: np.arange(columns.n)}
@@ -83,6 +90,7 @@ def histogram(
             "annotated": ("plane", seen),
         }
     attrs = attributes(store, answer.table, answer.extent, answer.answered_from, by=by)
+    attrs |= alignment(store, answer.asked)
     return xr.DataArray(answer.data, coords, dims, "count", attrs)
 
 
@@ -192,6 +200,7 @@ def fractions(
     confidence: float = 0.95,
     n_resamples: int = 2000,
     seed: int = 0,
+    aligned: bool = False,
 ) -> xr.Dataset:
     """Return which share of each region each structure takes, with intervals.
 
@@ -226,6 +235,8 @@ def fractions(
         Bootstrap samples; 0 makes no intervals.
     seed
         Of the bootstrap; the same seed gives the same interval.
+    aligned
+        As ``histogram`` takes it.
 
     Returns
     -------
@@ -260,7 +271,7 @@ def fractions(
     store = store_of(volume)
     check_kinds(store, of, by)
     how = statistics.Resampling(n_resamples, confidence, seed)
-    found = sample(store, by, of, box, denominator, cubes)
+    found = sample(store, by, of, box, denominator, cubes, aligned=aligned)
     units = found.units(block)
     rows, columns = found.table.rows, found.table.columns
     shape = (rows.n, int(found.columns.sum()))
@@ -283,6 +294,7 @@ def fractions(
         **sizes,
     }
     attrs = attributes(store, found.table, found.extent, found.answered_from, of=of, by=by)
+    attrs |= alignment(store, found.asked)
     text = DENOMINATORS[denominator] + (", background included" if denominator == "known" else "")
     coords = {**names_of(rows), **taken(names_of(columns), columns.dim, found.columns)}
     return xr.Dataset(data, coords, attrs | {"denominator": text} | drawing(units.drawn, how))

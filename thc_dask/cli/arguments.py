@@ -148,6 +148,7 @@ def _add_makers(commands: _Commands) -> None:
     p.add_argument("--order", help="the source's axes as they stand: xyz")
     p.add_argument("--flip", default="", help="axes of the result that run backwards: zx")
     p.add_argument("--crop", type=_asked(_box), help="z0:z1,y0:y1,x0:x1 in micrometers")
+    p.add_argument("--count", action="store_true", help="count intensities on the way")
     p.add_argument("--memory", type=_asked(_memory), help="of the buffers (1GiB)")
     p.add_argument("--overwrite", action="store_true", help="replace a store that exists")
     p.add_argument("--resume", action="store_true", help="go on with an interrupted conversion")
@@ -195,7 +196,9 @@ def _add_makers(commands: _Commands) -> None:
         "thc count volume.ome.zarr --labels roi",
     )
     p.add_argument("store", metavar="STORE")
-    p.add_argument("--labels", metavar="N[,N]", action="append", help="label sets (all)")
+    p.add_argument(
+        "--labels", metavar="N[,N]", action="append", help="label sets (all); image counts it alone"
+    )
 
 
 def _add_questions(commands: _Commands) -> None:
@@ -205,6 +208,7 @@ def _add_questions(commands: _Commands) -> None:
         "thc histogram volume.ome.zarr --by roi --box 0:150,300:450,300:450",
     )  # fmt: skip
     _add_question(p, by="roi")
+    _add_aligned(p)
 
     p = commands.add(
         "fractions", "which share of each region each structure takes, with intervals",
@@ -212,6 +216,7 @@ def _add_questions(commands: _Commands) -> None:
     )  # fmt: skip
     _add_question(p, by="roi")
     p.add_argument("--of", default="microstructure", metavar="N", help="label set of structures")
+    _add_aligned(p)
     _add_drawing(p, "known, foreground or unclipped")
 
     p = commands.add(
@@ -442,6 +447,12 @@ def _add_drawing(
         help=f"of the bootstrap; 0 makes no intervals ({n_resamples})",
     )  # fmt: skip
     parser.add_argument("--seed", type=_whole, default=0, help="of all that is drawn")
+
+
+def _add_aligned(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--aligned", action="store_true", help="move the box to faces of chunks: tables answer it"
+    )
 
 
 def _add_question(parser: argparse.ArgumentParser, by: str) -> None:

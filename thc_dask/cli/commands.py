@@ -54,6 +54,7 @@ def convert(args: Arguments) -> None:
         spacing=args.spacing, levels=args.levels, chunk=args.chunk, shard=args.shard,
         codec=args.codec, window=args.window, order=args.order, flip=args.flip, crop=args.crop,
         memory_bytes=args.memory or MEMORY_BYTES, overwrite=args.overwrite, resume=args.resume,
+        count=args.count,
     )  # fmt: skip
     if args.dry_run:
         plan = plan_store(args.source, args.store, options)
@@ -125,14 +126,17 @@ def histogram(args: Arguments) -> None:
     """Count intensities by region."""
     from thc_dask.analysis.regions import histogram
 
-    answer(lambda: histogram(args.store, args.by, args.box), args.out, args.json)
+    ask = partial(histogram, args.store, args.by, args.box, aligned=args.aligned)
+    answer(ask, args.out, args.json)
 
 
 def fractions(args: Arguments) -> None:
     """Tell the shares of structures by region."""
     from thc_dask.analysis.regions import fractions
 
-    ask = partial(fractions, args.store, args.of, args.by, args.box, **_drawing(args))
+    ask = partial(
+        fractions, args.store, args.of, args.by, args.box, aligned=args.aligned, **_drawing(args)
+    )
     answer(ask, args.out, args.json)
 
 

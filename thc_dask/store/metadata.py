@@ -93,15 +93,23 @@ def coordinate_array(grid: Grid, axis: int) -> tuple[Node, bytes]:
     return node, values.astype("<f8").tobytes()
 
 
+def table_node(
+    shape: Sequence[int], dtype: np.dtype[Any], sizes: Sequence[int], names: Sequence[str],
+    attributes: Node,
+) -> Node:  # fmt: skip
+    """Return the metadata of an array of a table."""
+    little: Node = {"name": "bytes", "configuration": {"endian": "little"}}
+    zstd = {"name": "zstd", "configuration": {"level": TABLE_LEVEL, "checksum": False}}
+    return _array(shape, dtype.name, sizes, names, [little, zstd], attributes, 0)
+
+
 def table_array(
     values: NDArray[Any], chunk: Sequence[int], names: Sequence[str], attributes: Node
 ) -> tuple[Node, dict[str, bytes]]:
     """Return the metadata of an array of a table, and its chunks by place; zeros have none."""
-    little: Node = {"name": "bytes", "configuration": {"endian": "little"}}
-    zstd = {"name": "zstd", "configuration": {"level": TABLE_LEVEL, "checksum": False}}
     sizes = [max(1, n) for n in chunk]
     dtype = values.dtype.newbyteorder("=")
-    node = _array(values.shape, dtype.name, sizes, names, [little, zstd], attributes, 0)
+    node = table_node(values.shape, dtype, sizes, names, attributes)
     compressor = zstandard.ZstdCompressor(level=TABLE_LEVEL, write_content_size=True)
     found: dict[str, bytes] = {}
     for place in np.ndindex(*(-(-n // c) for n, c in zip(values.shape, sizes, strict=True))):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -168,20 +168,40 @@ def small_files(root: metadata.Node, levels: Sequence[Level]) -> dict[str, bytes
     return found
 
 
+def _with_parents(location: Location, nodes: dict[str, metadata.Node]) -> dict[str, metadata.Node]:
+    """Return nodes with the groups above them, which are written."""
+    found = dict(nodes)
+    for path in nodes:
+        parts = path.split("/")
+        for n in range(1, len(parts)):
+            above = "/".join(parts[:n])
+            if above not in found:
+                found[above] = metadata.group()
+                location.put(f"{above}/zarr.json", metadata.dumps(found[above]))
+    return found
+
+
 def publish_image(
     target: Target, levels: Sequence[Level], receipts: Sequence[Receipt], record: dict[str, Any],
     window: tuple[float, float], limits: tuple[float, float],
+    more: Callable[[str], dict[str, metadata.Node]] | None = None,
 ) -> None:  # fmt: skip
-    """Turn finished shards into a store; the last thing written is the root."""
+    """Turn finished shards into a store; the last thing written is the root.
+
+    ``more`` writes what else it is to hold, given the digest of the voxels, and returns its nodes.
+    """
     attributes = {"long_name": "X-ray attenuation, grey level"}
     nodes, chunks = _level_nodes(target, levels, attributes)
     _put_all(target.location, nodes, chunks)
+    made = _keep_receipts(target, receipts)
     thc = {
         "format": metadata.FORMAT,
         **record,
         "codec": str(target.codec),
-        "digest": _keep_receipts(target, receipts),
+        "digest": made,
     }
+    if more is not None:
+        nodes |= _with_parents(target.location, more(made))
     ome = {
         "version": metadata.OME,
         "multiscales": metadata.multiscales(target.name, levels, metadata.MEAN),

@@ -10,8 +10,9 @@ from __future__ import annotations
 import itertools
 import math
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import google_crc32c
@@ -200,6 +201,14 @@ class ArrayReader:
         places = [(z, y, x) for z in ranges[0] for y in ranges[1] for x in ranges[2]]
         return sorted(places, key=lambda p: (self._shard_of(p), p))
 
+    def shards(self, extent: Extent) -> list[Vox]:
+        """Return the places of the shards that ``extent`` touches."""
+        z, y, x = (
+            range(a // s, -(-b // s))
+            for a, b, s in zip(extent.start, extent.stop, self.shard, strict=True)
+        )
+        return list(itertools.product(z, y, x))
+
     def chunk_extent(self, place: Vox) -> Extent:
         """Return the voxels of a chunk that exist."""
         start = tuple(p * c for p, c in zip(place, self.chunk, strict=True))
@@ -324,51 +333,92 @@ class OpenShard:
 
     def _hold(self, wanted: Sequence[Vox]) -> None:
         """Read chunks at once, those that lie side by side as one piece."""
-        entries = sorted({self._entry(place) for place in wanted} - {(ABSENT, ABSENT)})
-        runs: list[list[tuple[int, int]]] = []
-        for offset, size in entries:
-            if runs and sum(runs[-1][-1]) == offset:
-                runs[-1].append((offset, size))
-            else:
-                runs.append([(offset, size)])
-        ranges = [(run[0][0], sum(run[-1]) - run[0][0]) for run in runs]
+        entries = sorted({self.entry(place) for place in wanted} - {(ABSENT, ABSENT)})
+        ranges = list(_runs(entries))
         parts = self._array.location.get_ranges(self._key, ranges) if ranges else []
-        for run, part in zip(runs, parts or [], strict=bool(parts)):
-            for offset, size in run:
-                self._held[offset, size] = part[offset - run[0][0] :][:size]
+        for (start, n), part in zip(ranges, parts or [], strict=bool(parts)):
+            for offset, size in entries:
+                if start <= offset < start + n:
+                    self._held[offset, size] = part[offset - start :][:size]
 
-    def _entry(self, place: Vox) -> tuple[int, int]:
+    @property
+    def index(self) -> NDArray[np.uint64] | None:
+        """Offset and size of every chunk (z, y, x, 2); None where there is no shard."""
+        return self._index
+
+    def entry(self, place: Vox) -> tuple[int, int]:
         """Return offset and size of a chunk, as the index has them."""
-        assert self._index is not None
-        inside = tuple(p - a for p, a in zip(place, self._first, strict=True))
-        offset, size = self._index[inside].tolist()
-        return offset, size
+        (z, y, x), (z0, y0, x0) = place, self._first
+        _, n_y, n_x = self._array.chunks_per_shard
+        i = 2 * (((z - z0) * n_y + y - y0) * n_x + x - x0)
+        return self._entries[i], self._entries[i + 1]
+
+    @cached_property
+    def _entries(self) -> list[int]:
+        return [] if self._index is None else self._index.ravel().tolist()
 
     def get(self, place: Vox) -> NDArray[Any] | None:
         """Return a whole chunk as ``ArrayReader.get`` does."""
         if self._index is None:
             return None
-        inside = tuple(p - a for p, a in zip(place, self._first, strict=True))
-        offset, size = self._entry(place)
-        if offset == ABSENT:
+        entry = self.entry(place)
+        if entry[0] == ABSENT:
             return None
-        array = self._array
-        data = self._held.pop((offset, size), None)
-        if data is None:
-            data = b"" if self._object is None else self._object.read(offset, size)
+        return self.decoded(place, self.read_all([entry])[0])
+
+    def read_all(self, entries: Sequence[tuple[int, int]]) -> list[bytes]:
+        """Return the bytes of stored chunks; those that lie side by side are read as one piece."""
+        found = {e: self._held.pop(e) for e in entries if e in self._held}
+        rest = sorted(e for e in entries if e not in found)
+        for start, n in _runs(rest):
+            data = b"" if self._object is None else self._object.read(start, n)
+            for offset, size in rest:
+                if start <= offset < start + n:
+                    found[offset, size] = data[offset - start :][:size]
+        return [found[e] for e in entries]
+
+    def decoded(self, place: Vox, data: bytes) -> NDArray[Any]:
+        """Return a chunk from its bytes; DataError where these are damaged."""
+        _, size = self.entry(place)
         if len(data) != size or not crc_fits(data):
-            raise DataError(
-                f"{array.location.url}/{self._key}: chunk {inside} is damaged (checksum); "
-                "run thc verify"
-            )
-        array.n_bytes_read += size
+            raise self._damaged(place, "is damaged (checksum); run thc verify")
         try:
-            raw = scratch.decompressor.decompress(memoryview(data)[:-CRC_BYTES])
-            return np.frombuffer(raw, array.dtype).reshape(array.chunk)
-        except (zstandard.ZstdError, ValueError) as error:
-            raise DataError(
-                f"{array.location.url}/{self._key}: chunk {inside} cannot be decoded ({error})"
-            ) from error
+            return self.shaped(
+                place, scratch.decompressor.decompress(memoryview(data)[:-CRC_BYTES])
+            )
+        except zstandard.ZstdError as error:
+            raise self._damaged(place, f"cannot be decoded ({error})") from error
+
+    def shaped(self, place: Vox, raw: Any) -> NDArray[Any]:
+        """Return what was decoded as a chunk; DataError where it has not that size."""
+        array = self._array
+        try:
+            chunk = np.frombuffer(raw, array.dtype).reshape(array.chunk)
+        except ValueError as error:
+            raise self._damaged(place, f"cannot be decoded ({error})") from error
+        array.n_bytes_read += self.entry(place)[1]
+        return chunk
+
+    def _damaged(self, place: Vox, why: str) -> DataError:
+        inside = tuple(p - a for p, a in zip(place, self._first, strict=True))
+        return DataError(f"{self._array.location.url}/{self._key}: chunk {inside} {why}")
+
+
+def _runs(entries: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int]]:
+    """Yield pieces (start, size) of sorted entries (offset, size) that lie side by side.
+
+    >>> list(_runs([(0, 4), (4, 6), (12, 1)]))
+    [(0, 10), (12, 1)]
+    """
+    start = stop = -1
+    for offset, size in entries:
+        if offset != stop:
+            if stop > start:
+                yield start, stop - start
+            start = offset
+        stop = offset + size
+    if stop > start:
+        yield start, stop - start
 
 
 def shard_key(path: str, shard: Sequence[int]) -> str:

@@ -3,28 +3,27 @@
 from __future__ import annotations
 
 import json
-from collections import deque
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from typing import Any
 
 import google_crc32c
 import numpy as np
-import zstandard
 from numpy.typing import NDArray
 
 from thc_dask import __version__
-from thc_dask.errors import DataError
-from thc_dask.grid import Extent
-from thc_dask.schedule import n_threads
+from thc_dask.grid import Extent, Grid
 from thc_dask.schemes import Scheme
 from thc_dask.store import metadata
-from thc_dask.store.publish import digest
+from thc_dask.store.location import Location
+from thc_dask.store.publish import PUTS_AT_A_TIME, digest
 from thc_dask.store.read import Store
 from thc_dask.store.root import add_nodes, node_bytes, remove_nodes
-from thc_dask.store.shards import scratch
+from thc_dask.store.tableparts import Parts, Sparse, whole
 from thc_dask.store.write import RECEIPTS
+
+PART_NUMBERS = 2**20  # counts that are compressed together
 
 
 @dataclass(frozen=True)
@@ -70,6 +69,8 @@ class Table:
     """Where both are known, voxels of level 0."""
     digests: dict[str, str]
     """Which voxels were counted."""
+    layers: Mapping[str, str] = field(default_factory=dict)
+    """The same of each layer of shards along z, by its number; empty where that is not known."""
 
     @property
     def path(self) -> str:
@@ -79,24 +80,19 @@ class Table:
 
 def keep(
     store: Store, table: Table, planes: NDArray[np.int64], places: NDArray[np.int64],
-    chunks: NDArray[np.uint32],
+    chunks: Sparse,
 ) -> Store:  # fmt: skip
     """Write a pair of tables into the store, then name them in its root; return it, opened anew.
 
-    ``planes`` is (plane, row, column) for all planes of the volume, ``chunks`` (chunk, row,
-    column) for the chunks at ``places`` (chunk, 3).
+    ``planes`` is (plane, row, column) for all planes of the volume; ``places`` (chunk, 3) are the
+    chunks that ``chunks`` counts.
     """
     if table.path in store.nodes:
         remove_nodes(store.location, store.root_bytes, table.path)
         store = Store(store.location)
     store.location.delete(table.path)
-    nodes, files = _contents(store, table, planes, places, chunks)
     try:
-        for key, data in files.items():
-            store.location.put(key, data)
-        nodes[f"{table.path}/plane"]["attributes"]["files"] = _keep_receipts(store, table, files)
-        for path in sorted(nodes, key=lambda p: -p.count("/")):
-            store.location.put(f"{path}/zarr.json", node_bytes(nodes, path))
+        nodes = write_table(store.location, store.grid, table, planes, places, chunks)
         add_nodes(store.location, store.root_bytes, nodes)
     except BaseException:
         if table.path not in Store(store.location).nodes:
@@ -105,101 +101,84 @@ def keep(
     return Store(store.location)
 
 
-def _contents(
-    store: Store, table: Table, planes: NDArray[np.int64], places: NDArray[np.int64],
-    chunks: NDArray[np.uint32],
-) -> tuple[dict[str, metadata.Node], dict[str, bytes]]:  # fmt: skip
-    """Return the nodes of a pair of tables as xarray reads them, and their files."""
-    attributes = {
+def write_table(
+    location: Location, grid: Grid, table: Table, planes: NDArray[np.int64],
+    places: NDArray[np.int64], chunks: Sparse,
+) -> dict[str, metadata.Node]:  # fmt: skip
+    """Write the files of a pair of tables as ``keep`` does; return their nodes by path.
+
+    They are part of the store once the root names them.
+    """
+    arrays = _arrays(grid, table, planes, places, chunks)
+    nodes = _groups(table) | {array.path: array.node() for array in arrays}
+
+    def put(job: tuple[Parts, int]) -> dict[str, Any] | None:
+        array, start = job
+        data = array.encoded(start)
+        if data is None:
+            return None
+        location.put(array.key(start), data)
+        crc = int(google_crc32c.value(data))
+        return {"key": array.key(start), "n_bytes": len(data), "crc32c": crc}
+
+    # Side by side: some are compressed while others wait for the disk or the network.
+    with ThreadPoolExecutor(PUTS_AT_A_TIME) as pool:
+        jobs = [(array, start) for array in arrays for start in array.starts()]
+        receipts = [receipt for receipt in pool.map(put, jobs) if receipt is not None]
+        nodes[f"{table.path}/plane"]["attributes"]["files"] = digest(receipts)
+        lines = "".join(f"{json.dumps(receipt)}\n" for receipt in receipts)
+        location.put(f"{RECEIPTS}/{table.path}.jsonl", lines.encode())
+        # Deepest first: a group never names what is not there yet.
+        for depth in sorted({path.count("/") for path in nodes}, reverse=True):
+            level = [path for path in nodes if path.count("/") == depth]
+            list(pool.map(lambda p: location.put(f"{p}/zarr.json", node_bytes(nodes, p)), level))
+    return nodes
+
+
+def _groups(table: Table) -> dict[str, metadata.Node]:
+    about = {
         "rows": table.rows.name, "columns": table.columns.name, "level": 0,
         "digests": table.digests, "software": f"thc_dask {__version__}",
         "counted": "voxels of level 0 where rows and columns are known",
     }  # fmt: skip
+    layers = {"layers": dict(table.layers)} if table.layers else {}
+    return {
+        table.path: metadata.group(),
+        f"{table.path}/plane": metadata.group(about | layers),
+        f"{table.path}/chunk": metadata.group(about),
+    }
+
+
+def _arrays(
+    grid: Grid, table: Table, planes: NDArray[np.int64], places: NDArray[np.int64], chunks: Sparse
+) -> list[Parts]:
+    """Return the arrays of a pair of tables as xarray reads them."""
     held = sorted({z for e in table.known for z in range(e.start[0], e.stop[0])})
     numbers = np.array(held, np.int64)  # whole numbers also where none is held
-    z = store.grid.coordinates(0)[numbers]
+    z = grid.coordinates(0)[numbers]
     named: dict[str, dict[str, tuple[NDArray[Any], metadata.Node]]] = {
         "plane": {"plane": (numbers, {}), "z": (z, {"units": "micrometer"})},
         "chunk": {f"chunk_{axis}": (places[:, i], {}) for i, axis in enumerate("zyx")},
     }
-    nodes: dict[str, metadata.Node] = {table.path: metadata.group()}
-    files: dict[str, bytes] = {}
     sides = (table.rows, table.columns)
-    n = max(1, 2**20 // (table.rows.n * table.columns.n))
-
-    def add(path: str, values: NDArray[Any], chunk: Sequence[int], *about: Any) -> None:
-        nodes[path], found = metadata.table_array(values, chunk, *about)
-        files.update({f"{path}/c/{place}": data for place, data in found.items()})
-
-    for kind, counts in (("plane", planes[numbers]), ("chunk", chunks)):
-        top = f"{table.path}/{kind}"
-        nodes[top] = metadata.group(attributes)
-        also = {"coordinates": " ".join(sorted(name for name in named[kind] if name != kind))}
-        sizes = (min(n, len(counts)), table.rows.n, table.columns.n)
-        add(f"{top}/counts", counts, sizes, (kind, *(side.dim for side in sides)), also)
-        for side in sides:
-            add(f"{top}/{side.dim}", side.values, (side.n,), (side.dim,), side.attributes)
-        for name, (values, attrs) in named[kind].items():
-            add(f"{top}/{name}", values, values.shape, (kind,), attrs)
-    return nodes, files
-
-
-def _keep_receipts(store: Store, table: Table, files: dict[str, bytes]) -> str:
-    """Write down the size and checksum of a table's files; return the digest of it all."""
-    receipts = [
-        {"key": key, "n_bytes": len(data), "crc32c": int(google_crc32c.value(data))}
-        for key, data in files.items()
-    ]
-    lines = "".join(f"{json.dumps(receipt)}\n" for receipt in receipts)
-    store.location.put(f"{RECEIPTS}/{table.path}.jsonl", lines.encode())
-    return digest(receipts)
+    n = max(1, PART_NUMBERS // (sides[0].n * sides[1].n))
+    dense: dict[str, tuple[np.dtype[Any], Callable[[int, int], NDArray[Any]]]] = {
+        "plane": (np.dtype(np.int64), lambda a, b: planes[numbers[a:b]]),
+        "chunk": (np.dtype(np.uint32), lambda a, b: chunks.dense(a, b, sides[0].n)),
+    }
+    found = []
+    for kind, n_first in (("plane", len(numbers)), ("chunk", len(places))):
+        top, (dtype, part) = f"{table.path}/{kind}", dense[kind]
+        about = {"coordinates": " ".join(sorted(name for name in named[kind] if name != kind))}
+        dims = (kind, *(side.dim for side in sides))
+        shape = (n_first, *(side.n for side in sides))
+        found.append(Parts(f"{top}/counts", shape, dtype, min(n, n_first), dims, about, part))
+        found += [whole(top, s.dim, s.dim, s.values, s.attributes) for s in sides]
+        found += [whole(top, name, kind, *values) for name, values in named[kind].items()]
+    return found
 
 
 def stored_digests(store: Store, table: Table) -> dict[str, str] | None:
     """Return which voxels the stored tables were counted from, None where there are none."""
     node = store.nodes.get(f"{table.path}/plane")
     return None if node is None else dict(node["attributes"]["digests"])
-
-
-def read_array(store: Store, path: str) -> NDArray[Any]:
-    """Return an array of a table, whole."""
-    shape = store.nodes[path]["shape"]
-    parts = [part for _, part in read_parts(store, path)]
-    return np.concatenate(parts) if parts else np.zeros(shape, store.nodes[path]["data_type"])
-
-
-def read_parts(store: Store, path: str) -> Iterator[tuple[int, NDArray[Any]]]:
-    """Yield an array of a table chunk by chunk along its first axis, with where each begins.
-
-    Raises
-    ------
-    DataError
-        A chunk is damaged; the message names it.
-    """
-    node = store.nodes[path]
-    shape, dtype = node["shape"], np.dtype(node["data_type"]).newbyteorder("<")
-    sizes = node["chunk_grid"]["configuration"]["chunk_shape"]
-
-    def part(i: int) -> tuple[int, NDArray[Any]]:
-        key = f"{path}/c/" + "/".join(map(str, (i, *[0] * (len(shape) - 1))))
-        data = store.location.get(key)
-        n = min(sizes[0], shape[0] - i * sizes[0])
-        if data is None:
-            return i * sizes[0], np.zeros((n, *shape[1:]), dtype)
-        try:
-            raw = scratch.decompressor.decompress(data)
-            return i * sizes[0], np.frombuffer(raw, dtype).reshape(sizes)[:n]
-        except (zstandard.ZstdError, ValueError) as error:
-            raise DataError(
-                f"{store.url}/{key} is damaged ({error}); run thc verify --repair"
-            ) from error
-
-    # In threads of this process: decoding waits for nobody, and a table is small.
-    with ThreadPoolExecutor(n_threads()) as pool:
-        waiting: deque[Future[tuple[int, NDArray[Any]]]] = deque()
-        for i in range(-(-shape[0] // sizes[0])):
-            waiting.append(pool.submit(part, i))
-            if len(waiting) > 2 * n_threads():
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()

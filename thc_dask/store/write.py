@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
 from typing import Any, Protocol
 
@@ -25,6 +26,7 @@ from thc_dask.progress import Progress as Progress
 from thc_dask.reader import Reader, fill
 from thc_dask.retry import FILES, Attempts
 from thc_dask.store.filesink import most_open
+from thc_dask.store.imagecounts import ImageCounts, counts_key
 from thc_dask.store.layout import SLABS, Level, plan_blocks, waves
 from thc_dask.store.location import Location
 from thc_dask.store.shards import ArrayReader, Codec, ShardWriter, encode_chunk, scratch, shard_key
@@ -113,6 +115,8 @@ class Target:
     halving: Halving
     replaces: bool = False
     """Whether shards are there already that are to go where now all is zero."""
+    counted: bool = False
+    """Whether the intensities of the finest level are counted on the way."""
 
     def path(self, level: Level) -> str:
         """Return the path of the array of a level."""
@@ -129,15 +133,23 @@ class Target:
         keys = [key for key in keys if key.endswith(".json")]
         # In a bucket far away, one after the other, these are hours; on a disk threads only hinder.
         with ThreadPoolExecutor(LOOKS) as pool:
-            found = (pool.map if "://" in self.location.url else map)(self._kept, keys)
+            kept = partial(self._kept, wave)
+            found = (pool.map if "://" in self.location.url else map)(kept, keys)
             return {_place_of(receipt): receipt for receipt in found if receipt is not None}
 
-    def _kept(self, key: str) -> Receipt | None:
+    def _kept(self, wave: int, key: str) -> Receipt | None:
         """Return a receipt, None where a shard of it is not there as it says."""
         data = self.location.get(key)
         receipt: Receipt = json.loads(data) if data else {"shards": []}
         sizes = [(s["n_bytes"], self.location.size(s["key"]) or 0) for s in receipt["shards"]]
-        return receipt if sizes and all(a == b for a, b in sizes) else None
+        whole = sizes and all(a == b for a, b in sizes)
+        if whole and self.counts(wave):
+            whole = self.location.size(counts_key(key)) is not None
+        return receipt if whole else None
+
+    def counts(self, wave: int) -> bool:
+        """Whether columns of a wave are counted."""
+        return self.counted and wave == 0
 
     def reader(self, level: Level) -> ArrayReader:
         """Return a reader of what has been written."""
@@ -237,6 +249,9 @@ class Column:
         self._coarse = [
             self._spare.take(extent.level(j).shape, target.dtype) for j in range(1, len(levels))
         ]
+        self._counts = (
+            ImageCounts(extent, levels[0].chunk) if target.counts(levels[0].wave) else None
+        )
 
     def add_layer(self, layer: NDArray[Any], z: int, y: int = 0) -> None:
         """Compress (rows of) a layer of the finest level and halve it.
@@ -274,6 +289,9 @@ class Column:
             receipt["read"] = {"box": str(read.box), "counts": read.counts.tolist()}
         # A receipt that a power cut loses is only work done twice; the shards themselves are safe.
         key = self._target.receipt_key(self._levels[0].wave, self.place)
+        if self._counts is not None:
+            counts = self._counts.encoded()
+            self._target.location.put(counts_key(key), counts, durable=False)
         self._target.location.put(key, json.dumps(receipt).encode(), durable=False)
         return receipt
 
@@ -291,6 +309,8 @@ class Column:
             for x in range(0, layer.shape[2], step):
                 row = layer[:, y : y + c[1], x : x + step]
                 chunks = _gather(row, c)
+                if j == 0 and self._counts is not None:
+                    self._counts.add(chunks, row.shape, (z, top + y, x))
                 if j + 1 < len(self._levels):
                     self._halve(j, chunks, row.shape, (z, top + y, x))
                 for i, chunk in enumerate(chunks):

@@ -1,0 +1,184 @@
+"""The one reduction: how often a row (region, structure) meets a column (intensity, structure)."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from thc_dask.native import load
+
+COMPILED = "thc_dask.kernels.histogram.compiled"
+TALLY = (4, 256)  # of each row: four take turns
+MOST = 256  # rows or columns that are counted as bytes
+
+
+class _Scratch(threading.local):
+    """What each thread counts in; zero between calls. It has room for whatever a byte can hold."""
+
+    def __init__(self) -> None:
+        self.tally = np.zeros((MOST, *TALLY), np.uint16)
+        self._seen = np.zeros(MOST + 1, np.uint8)
+        self.addresses = self.tally.ctypes.data, self._seen.ctypes.data
+
+
+_scratch = _Scratch()
+
+
+class Jobs:
+    """Blocks of bytes that are counted in one go: other threads run meanwhile.
+
+    Parameters
+    ----------
+    table
+        (plane, row, column) uint32, C order, at most 256 rows and columns; added to in place.
+    total
+        (block, row, column) uint32, C order; the counts of each block over all its planes, added
+        to in place.
+    """
+
+    def __init__(self, table: NDArray[np.uint32], total: NDArray[np.uint32]) -> None:
+        self._table, self._total = table.ctypes.data, total.ctypes.data
+        self._n_blocks, self._n_rows, self._n_columns = total.shape
+        self._size = 4 * self._n_rows * self._n_columns
+        self._jobs: list[tuple[int, ...]] = []
+        self._blocks: list[NDArray[Any]] = []
+
+    def __len__(self) -> int:
+        return len(self._jobs)
+
+    def add(
+        self, rows: NDArray[np.uint8] | int, columns: NDArray[np.uint8], plane: int, block: int
+    ) -> None:
+        """Ask for a (z, y, x) block, whose first plane is ``plane`` of the table.
+
+        ``rows`` may be one number, that of all voxels.
+        """
+        columns = _side_by_side(columns)
+        self._blocks.append(columns)
+        place = _place(columns)
+        if isinstance(rows, int):
+            if not 0 <= rows < self._n_rows:
+                raise IndexError(f"row {rows} in a table of {self._n_rows}")
+            where = (place[0], 0, 0, 0, rows)
+        else:
+            rows = _side_by_side(rows)
+            self._blocks.append(rows)
+            where = (*_place(rows), -1)
+        table, total = self._table + plane * self._size, self._total + block * self._size
+        self._jobs.append((*where, *place, *columns.shape, table, total, block))
+
+    def run(self) -> NDArray[np.uint8]:
+        """Count what was asked for; return (block, row): not 0 where a row occurs in a block.
+
+        Raises
+        ------
+        IndexError
+            A value has no place in the table.
+        """
+        met = np.zeros((self._n_blocks, MOST + 1), np.uint8)
+        jobs = np.array(self._jobs, np.int64)
+        load(COMPILED)["count_bytes"](
+            jobs.ctypes.data, len(jobs), self._n_rows, self._n_columns,
+            *_scratch.addresses, met.ctypes.data,
+        )  # fmt: skip
+        self._jobs, self._blocks = [], []
+        if met[:, self._n_rows :].any():
+            self._refuse(met.max(axis=0))
+        return met[:, : self._n_rows]
+
+    def _refuse(self, met: NDArray[np.uint8]) -> None:
+        """Raise IndexError for what had no place, which has been counted beside the table."""
+        beside = np.flatnonzero(met[:MOST])
+        beside = beside[beside >= self._n_rows]
+        _scratch.tally[beside] = 0
+        if len(beside):
+            raise IndexError(f"row {beside[-1]} in a table of {self._n_rows}")
+        raise IndexError(f"a column of {self._n_columns} or more in a table of {self._n_columns}")
+
+
+def joint_counts(
+    rows: NDArray[Any] | int,
+    columns: NDArray[Any],
+    table: NDArray[np.uint32],
+    total: NDArray[np.uint32] | None = None,
+) -> NDArray[np.int64]:
+    """Add to ``table[z, row, column]`` how often each pair stands at the same voxel of plane z.
+
+    Parameters
+    ----------
+    rows, columns
+        (z, y, x) blocks of one shape, uint8 or uint16, each below the table's size; ``rows`` may
+        be one number, that of all voxels.
+    table
+        (plane, row, column) uint32, one plane for each z of the blocks; added to in place.
+    total
+        (row, column) uint32; the same counts over all planes, added to in place.
+
+    Returns
+    -------
+    numpy.ndarray
+        The rows that some voxel has, rising.
+
+    Raises
+    ------
+    IndexError
+        A value has no place in the table.
+
+    Examples
+    --------
+    >>> table = np.zeros((1, 2, 3), np.uint32)
+    >>> rows, columns = np.array([[[0, 1, 1]]], np.uint8), np.array([[[2, 0, 0]]], np.uint8)
+    >>> joint_counts(rows, columns, table).tolist()
+    [0, 1]
+    >>> table.tolist()
+    [[[0, 0, 1], [2, 0, 0]]]
+    """
+    if total is None:
+        total = np.zeros(table.shape[1:], np.uint32)
+    if not are_bytes(rows, columns, table.shape):
+        return _count_numbers(rows, columns, table, total)
+    jobs = Jobs(table, total[None])
+    jobs.add(rows, columns, 0, 0)
+    return np.flatnonzero(jobs.run()[0])
+
+
+def are_bytes(rows: NDArray[Any] | int, columns: NDArray[Any], shape: tuple[int, ...]) -> bool:
+    """Whether blocks can be counted as bytes into a table of that shape."""
+    sizes = [a.itemsize for a in (rows, columns) if not isinstance(a, int)]
+    return max(shape[1:]) <= MOST and set(sizes) == {1}
+
+
+def _count_numbers(
+    rows: NDArray[Any] | int, columns: NDArray[Any], table: NDArray[np.uint32],
+    total: NDArray[np.uint32],
+) -> NDArray[np.int64]:  # fmt: skip
+    if isinstance(rows, int):
+        rows = np.broadcast_to(np.uint16(rows), columns.shape)
+    rows, columns = (_side_by_side(a.astype(np.uint16, copy=False)) for a in (rows, columns))
+    # Compiled code checks no bounds.
+    for values, n, what in ((rows, total.shape[0], "row"), (columns, total.shape[1], "column")):
+        if values.size and int(values.max()) >= n:
+            raise IndexError(f"{what} {int(values.max())} in a table of {n}")
+    (rows_z, rows_y), (columns_z, columns_y) = (
+        [n // 2 for n in a.strides[:2]] for a in (rows, columns)
+    )
+    seen = np.zeros(total.shape[0], np.uint8)
+    load(COMPILED)["count_numbers"](
+        rows.ctypes.data, rows_z, rows_y, columns.ctypes.data, columns_z, columns_y,
+        *columns.shape, *total.shape, table.ctypes.data, total.ctypes.data, seen.ctypes.data,
+    )  # fmt: skip
+    return np.flatnonzero(seen)
+
+
+def _side_by_side(block: NDArray[Any]) -> NDArray[Any]:
+    """Return a block whose lines along x lie in one piece."""
+    return block if block.strides[2] == block.itemsize else np.ascontiguousarray(block)
+
+
+def _place(block: NDArray[Any]) -> tuple[int, int, int, int]:
+    """Return an address that is a whole word before a block, where from there, and strides."""
+    address = block.ctypes.data
+    return address & ~7, address & 7, block.strides[0], block.strides[1]

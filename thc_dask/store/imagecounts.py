@@ -1,0 +1,94 @@
+"""Intensities of the whole image by plane and by chunk, counted while it is written.
+
+A column of shards counts its chunks while they are in cache for compression. What it found lies
+beside its receipt until all columns are done, so that a conversion that goes on counts nothing
+twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+import zstandard
+from numpy.typing import NDArray
+
+from thc_dask.errors import MissingError
+from thc_dask.grid import Extent, Vox
+from thc_dask.kernels.histogram import Jobs
+from thc_dask.store.location import Location, require
+from thc_dask.store.tableparts import Sparse, joined
+
+N_INTENSITIES = 256
+SUFFIX = ".counts"
+
+
+def counts_key(receipt_key: str) -> str:
+    """Return where the counts of a column lie, beside its receipt."""
+    return receipt_key.removesuffix(".json") + SUFFIX
+
+
+class ImageCounts:
+    """The counts of one column.
+
+    Parameters
+    ----------
+    extent
+        The voxels of level 0 that it holds.
+    chunk
+        Voxels (z, y, x) of a chunk.
+    """
+
+    def __init__(self, extent: Extent, chunk: Vox) -> None:
+        self._chunk = chunk
+        z, y, x = (-(-n // c) for n, c in zip(extent.shape, chunk, strict=True))
+        self._planes = np.zeros((extent.shape[0], 1, N_INTENSITIES), np.uint32)
+        self._chunks = np.zeros((z, y, x, 1, N_INTENSITIES), np.uint32)
+
+    def add(self, row: NDArray[np.uint8], shape: Vox, inside: Vox) -> None:
+        """Count chunks side by side, (chunk, z, y, x), of which ``shape`` voxels (z, y, x) exist.
+
+        ``inside`` is where they begin in the column, in voxels.
+        """
+        n_z, n_y, n_x = shape
+        place = tuple(p // c for p, c in zip(inside, self._chunk, strict=True))
+        total = self._chunks[place[0], place[1], place[2] : place[2] + len(row)]
+        jobs = Jobs(self._planes, total)
+        for i, chunk in enumerate(row):
+            jobs.add(0, chunk[:n_z, :n_y, : n_x - i * self._chunk[2]], inside[0], i)
+        jobs.run()
+
+    def encoded(self) -> bytes:
+        """Return them as bytes: planes, then chunks."""
+        return zstandard.compress(
+            self._planes.astype("<u4").tobytes() + self._chunks.astype("<u4").tobytes(), 1
+        )
+
+
+def gathered(
+    location: Location, columns: Iterable[tuple[str, Extent]], chunk: Vox, n_planes: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64], Sparse]:
+    """Return the counts of all columns, each named by where its counts lie and its extent.
+
+    By plane (plane, 1, intensity), then the places of all chunks (chunk, 3) and what these hold.
+
+    Raises
+    ------
+    MissingError
+        The counts of a column are gone.
+    """
+    planes = np.zeros((n_planes, 1, N_INTENSITIES), np.int64)
+    parts = []
+    for key, extent in columns:
+        numbers = np.frombuffer(zstandard.decompress(require(location, key)), "<u4")
+        numbers = numbers.reshape(-1, N_INTENSITIES)
+        n = extent.shape[0]
+        planes[extent.start[0] : extent.stop[0], 0] += numbers[:n]
+        first = [a // c for a, c in zip(extent.start, chunk, strict=True)]
+        sizes = [-(-m // c) for m, c in zip(extent.shape, chunk, strict=True)]
+        if len(numbers) != n + int(np.prod(sizes)):
+            raise MissingError(f"{location.url}/{key} is not whole; convert again")
+        places = np.indices(sizes).reshape(3, -1).T + np.array(first)
+        chunks = np.arange(len(places))
+        parts.append((places, Sparse(chunks, np.zeros_like(chunks), numbers[n:].astype(np.uint32))))
+    return planes, *joined(parts, N_INTENSITIES)
