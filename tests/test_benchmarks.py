@@ -69,12 +69,10 @@ def test_count_is_checked(work, store):
     assert not run("compare.py", "count", work / "truth.npy", table)["agrees"]
 
 
-@pytest.mark.parametrize("how", ["scipy", "dask_image", "flox", "xhistogram"])
-def test_tools_that_group_count_the_same(work, store, how):
-    if how != "scipy":
-        pytest.importorskip(how)
-    table = work / f"{how}.npy"
-    run("peers/grouped_count.py", store, table, "--how", how)
+def test_a_tool_that_groups_counts_the_same(work, store):
+    """The others have environments of their own; each run of the benchmark checks them."""
+    table = work / "scipy.npy"
+    run("peers/grouped_count.py", store, table, "--how", "scipy")
     assert run("compare.py", "count", work / "truth.npy", table)["agrees"]
 
 

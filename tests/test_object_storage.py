@@ -138,7 +138,7 @@ COMMANDS = {
 REQUESTS = {
     "convert": {"GET": 16, "LIST": 4, "POST": 3, "PUT": 56},
     "labels": {"GET": 16, "HEAD": 3, "LIST": 5, "POST": 3, "PUT": 57},
-    "count": {"GET": 24, "HEAD": 4, "LIST": 5, "POST": 2, "PUT": 31},
+    "count": {"GET": 26, "HEAD": 4, "LIST": 5, "POST": 2, "PUT": 31},
     "histogram": {"GET": 7},
     "histogram of a box": {"GET": 11},
     "verify": {"GET": 158, "HEAD": 94, "LIST": 5},

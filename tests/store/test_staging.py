@@ -265,7 +265,7 @@ def test_another_writer_without_a_lock_is_noticed(before):
         write_labels(source(OLD), url, "later", SCHEME)
 
     with pytest.raises(WriteError, match="another process has changed the store meanwhile"):
-        write_counts(url, "roi", progress=Slow(None, other_set))
+        write_counts(url, other, progress=Slow(None, other_set))
     assert "later" in Store(url).label_sets
     assert verify(url)["problems"] == []
 
