@@ -19,7 +19,7 @@ from scaling_model import (
     work_of,
 )
 
-from thc_dask.store.write import LOOKS
+from thc_dask.store.target import LOOKS
 
 WORKERS = (1, 10, 100, 1000)
 HOUR = 3600.0

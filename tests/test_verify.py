@@ -20,11 +20,13 @@ from thc_dask.grid import Extent, Grid, blocks
 from thc_dask.labels import write_labels
 from thc_dask.sources import open_source
 from thc_dask.store import metadata, witness
+from thc_dask.store.column import Column
+from thc_dask.store.halving import MeanOfVoxels
 from thc_dask.store.layout import make_levels
 from thc_dask.store.read import Store
 from thc_dask.store.root import node_bytes, sealed
 from thc_dask.store.shards import Codec
-from thc_dask.store.write import Column, MeanOfVoxels, Target
+from thc_dask.store.target import Target
 
 
 @pytest.fixture(scope="module")

@@ -30,6 +30,7 @@ from thc_dask.progress import Progress
 from thc_dask.reader import Reader, read
 from thc_dask.sources import open_reader
 from thc_dask.store import metadata, sight
+from thc_dask.store.halving import MeanOfVoxels
 from thc_dask.store.imagecounts import counts_key, gathered
 from thc_dask.store.layout import Level, default_chunk, default_shard, make_levels
 from thc_dask.store.location import Location, locate
@@ -39,7 +40,8 @@ from thc_dask.store.root import ROOT
 from thc_dask.store.shards import Codec
 from thc_dask.store.staging import tidy
 from thc_dask.store.tables import write_table
-from thc_dask.store.write import MeanOfVoxels, Receipt, Target, plan_waves
+from thc_dask.store.target import Receipt, Target
+from thc_dask.store.write import plan_waves
 from thc_dask.waves import Tasks, n_bytes, n_shards, n_vox_todo, run_waves, unfinished
 
 if TYPE_CHECKING:

@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 from thc_dask import schedule
 from thc_dask.errors import MissingError
 from thc_dask.pairs import IMAGE, Pair, describe, make_pair, tasks
+from thc_dask.progress import Progress
 from thc_dask.renewal import Books, earlier, layer_digests, read_layers
 from thc_dask.store.read import Store, open_volume, store_of
 from thc_dask.store.staging import tidy
 from thc_dask.store.tableparts import Sparse, joined
 from thc_dask.store.tables import keep
-from thc_dask.store.write import Progress
 from thc_dask.tallies import Counted, Task
 
 if TYPE_CHECKING:

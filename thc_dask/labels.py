@@ -16,16 +16,19 @@ from thc_dask.errors import DataError, ExistsError, RequestError
 from thc_dask.grid import AXES, Extent, Grid, Vox, disjoint
 from thc_dask.origin import inmost
 from thc_dask.placement import Added, Laid, Placed, offset_of, place
+from thc_dask.progress import Progress
 from thc_dask.reader import Reader
 from thc_dask.schemes import Scheme, find_scheme
 from thc_dask.sources import open_reader
 from thc_dask.store import sight
+from thc_dask.store.halving import ModeOfKnown
 from thc_dask.store.publish import clear_receipts, sweep, write_nodes_of_labels
 from thc_dask.store.read import LabelSet, Store, open_volume, store_of
 from thc_dask.store.root import add_nodes
 from thc_dask.store.shards import Codec
 from thc_dask.store.staging import Staged, tidy
-from thc_dask.store.write import RECEIPTS, ModeOfKnown, Progress, Receipt, Target, plan_waves
+from thc_dask.store.target import RECEIPTS, Receipt, Target
+from thc_dask.store.write import plan_waves
 
 if TYPE_CHECKING:
     import xarray as xr

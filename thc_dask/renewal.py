@@ -24,7 +24,7 @@ from thc_dask.store.read import Store
 from thc_dask.store.tableparts import Sparse
 from thc_dask.store.tableread import read_array, read_sparse
 from thc_dask.store.tables import Table
-from thc_dask.store.write import RECEIPTS
+from thc_dask.store.target import RECEIPTS
 
 
 class Books:

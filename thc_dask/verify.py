@@ -20,24 +20,19 @@ from thc_dask.grid import Extent, Grid, Vox, blocks
 from thc_dask.interpolate import interpolation_of, remade
 from thc_dask.origin import eight_bit, reopen
 from thc_dask.placement import laid
+from thc_dask.progress import Progress
 from thc_dask.reader import Reader
 from thc_dask.store import witness
 from thc_dask.store.consistency import Problem
+from thc_dask.store.halving import MeanOfVoxels, ModeOfKnown
 from thc_dask.store.location import Location, locate
 from thc_dask.store.publish import small_files, sweep
 from thc_dask.store.read import Store
 from thc_dask.store.root import ROOT, ROOT_COPY
 from thc_dask.store.shards import ArrayReader, Codec
 from thc_dask.store.staging import Staged, tidy
-from thc_dask.store.write import (
-    RECEIPTS,
-    MeanOfVoxels,
-    ModeOfKnown,
-    Progress,
-    Target,
-    Wave,
-    plan_waves,
-)
+from thc_dask.store.target import RECEIPTS, Target
+from thc_dask.store.write import Wave, plan_waves
 
 if TYPE_CHECKING:
     import xarray as xr

@@ -15,7 +15,8 @@ from thc_dask.progress import Progress, Standing, tell
 from thc_dask.reader import Reader
 from thc_dask.store.layout import Level
 from thc_dask.store.shards import shard_key
-from thc_dask.store.write import Receipt, Wave
+from thc_dask.store.target import Receipt
+from thc_dask.store.write import Wave
 
 Tasks = Sequence[tuple[Wave, list[Extent]]]
 """Each wave with the blocks it writes."""

@@ -16,7 +16,7 @@ from thc_dask.store.layout import Level
 from thc_dask.store.publish import digest
 from thc_dask.store.read import Store
 from thc_dask.store.root import add_nodes, node_bytes, remove_nodes
-from thc_dask.store.write import RECEIPTS
+from thc_dask.store.target import RECEIPTS
 
 CHUNK = 64  # cells a side that are compressed together
 

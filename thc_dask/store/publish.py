@@ -21,7 +21,7 @@ from thc_dask.store.filesink import PARTIAL
 from thc_dask.store.layout import Level
 from thc_dask.store.location import LOCK, Location
 from thc_dask.store.root import ROOT, node_bytes, put_root, sealed
-from thc_dask.store.write import RECEIPTS, Receipt, Target
+from thc_dask.store.target import RECEIPTS, Receipt, Target
 
 PLAN = "thc/plan.json"
 PUTS_AT_A_TIME = 8

@@ -28,7 +28,7 @@ from thc_dask.store.root import (
     nodes_of,
     remove_nodes,
 )
-from thc_dask.store.write import RECEIPTS
+from thc_dask.store.target import RECEIPTS
 
 STAGED = "thc/staged"
 JOURNAL = "thc/journal.json"

@@ -21,7 +21,7 @@ from thc_dask.store.publish import PUTS_AT_A_TIME, digest
 from thc_dask.store.read import Store
 from thc_dask.store.root import add_nodes, node_bytes, remove_nodes
 from thc_dask.store.tableparts import Parts, Sparse, whole
-from thc_dask.store.write import RECEIPTS
+from thc_dask.store.target import RECEIPTS
 
 PART_NUMBERS = 2**20  # counts that are compressed together
 

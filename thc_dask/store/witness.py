@@ -30,7 +30,7 @@ from thc_dask.store.read import Store
 from thc_dask.store.root import ROOT, ROOT_COPY, is_sealed
 from thc_dask.store.spots import look, spots
 from thc_dask.store.staging import JOURNAL, STAGED, journal_of, leftovers
-from thc_dask.store.write import RECEIPTS
+from thc_dask.store.target import RECEIPTS
 
 
 @dataclass(frozen=True)

@@ -1,375 +1,35 @@
 """The only code that writes voxels: whole shards, each by one task, metadata last.
 
-A block of whole shards is read layer by layer (a layer is one chunk deep) into a buffer that
-is used again. While one layer is compressed the next is read. From each chunk, while it is in
-cache, come the voxels of the next level and the compressed bytes.
+A block of whole shards is read slab by slab (some rows of a layer of chunks) into buffers that are
+used again. While one slab is compressed the next ones are read. From each row of chunks, while it
+is in cache, come the voxels of the next level and the compressed bytes.
 """
 
 from __future__ import annotations
 
-import json
 import math
 from collections import deque
 from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
-from functools import partial
 from itertools import islice
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from thc_dask.grid import Extent, Grid, Vox, blocks
-from thc_dask.kernels.mean import mean
-from thc_dask.progress import Progress as Progress
+from thc_dask.grid import Extent, Vox, blocks
 from thc_dask.reader import Reader, fill
 from thc_dask.retry import FILES, Attempts
+from thc_dask.store.column import Column, Spare, Tally
 from thc_dask.store.filesink import most_open
-from thc_dask.store.imagecounts import ImageCounts, counts_key
 from thc_dask.store.layout import SLABS, Level, plan_blocks, waves
-from thc_dask.store.location import Location
-from thc_dask.store.shards import ArrayReader, Codec, ShardWriter, encode_chunk, scratch, shard_key
+from thc_dask.store.target import Receipt, Target, halved_reader, place_of
 
-RECEIPTS = "thc/receipts"
-
-Receipt = dict[str, Any]
-
-ROW_BYTES = 2**20  # chunks side by side that are made at a time: what a core's cache holds
 MOST_COMMITS = 24  # finished columns that may wait for the disk
 WAITING_BYTES = 2**27  # what these may hold, where a store takes its shards in one piece
 UNITS_PER_THREAD = 2  # tasks that a slab is compressed by
-LOOKS = 64  # receipts of an interrupted run that are looked at side by side: most of it is waiting
 COMMITTERS = 12  # files that are made safe at a time: one flush of the disk serves them all
-
-
-class Halving(Protocol):
-    """How the next level is made."""
-
-    def halve(self, src: NDArray[Any], dst: NDArray[Any], level: int, start: Vox) -> None:
-        """Fill ``dst`` from ``src``, the voxels of ``level`` that begin at ``start``."""
-
-    def halve_row(self, chunks: NDArray[Any], dst: NDArray[Any], level: int, start: Vox) -> None:
-        """Fill ``dst`` from (chunk, z, y, x): chunks side by side along x, of even sizes."""
-
-
-@dataclass(frozen=True)
-class MeanOfVoxels:
-    """Image pyramids: the mean of the voxels that exist."""
-
-    def halve(self, src: NDArray[Any], dst: NDArray[Any], level: int, start: Vox) -> None:
-        mean(src, dst)
-
-    def halve_row(self, chunks: NDArray[Any], dst: NDArray[Any], level: int, start: Vox) -> None:
-        n, _, _, x = chunks.shape
-        # One call for all: threads that make many short ones wait for one another.
-        mean(chunks, dst.reshape(*dst.shape[:2], n, x // 2).transpose(2, 0, 1, 3))
-
-
-@dataclass(frozen=True)
-class ModeOfKnown:
-    """Label pyramids: the mode of the known voxels."""
-
-    extents: tuple[Extent, ...]
-    """Where labels are known, in voxels of level 0."""
-
-    def halve(self, src: NDArray[Any], dst: NDArray[Any], level: int, start: Vox) -> None:
-        z, y, x = start
-        here = Extent(start, (z + src.shape[0], y + src.shape[1], x + src.shape[2]))
-        known = [e.level(level).intersect(here) for e in self.extents]
-        known = [e for e in known if e.n_vox]
-        if not known:
-            dst[...] = 0
-            return
-        # Compiled code, and half a second to load: only labels need it.
-        from thc_dask.kernels.mode import mode
-
-        if here in known:
-            mode(src, dst)
-        else:
-            mask = scratch.array("known", src.shape, np.dtype(np.uint8))
-            mask[...] = 0
-            for extent in known:
-                mask[extent.shift((-z, -y, -x)).slices] = 1
-            mode(src, dst, mask)
-
-    def halve_row(self, chunks: NDArray[Any], dst: NDArray[Any], level: int, start: Vox) -> None:
-        (z, y, x), width = start, chunks.shape[3]
-        for i, chunk in enumerate(chunks):
-            half = dst[:, :, i * width // 2 : (i + 1) * width // 2]
-            self.halve(chunk, half, level, (z, y, x + i * width))
-
-
-@dataclass(frozen=True)
-class Target:
-    """The pyramid that is written."""
-
-    location: Location
-    prefix: str
-    """Group of the pyramid: empty for the image, ``labels/roi/`` for a label set."""
-    name: str
-    """Name of the arrays: ``image``, ``roi``."""
-    dtype: np.dtype[Any]
-    """Type of the voxels."""
-    codec: Codec
-    halving: Halving
-    replaces: bool = False
-    """Whether shards are there already that are to go where now all is zero."""
-    counted: bool = False
-    """Whether the intensities of the finest level are counted on the way."""
-
-    def path(self, level: Level) -> str:
-        """Return the path of the array of a level."""
-        return f"{self.prefix}{level.index}/{self.name}"
-
-    def receipt_key(self, wave: int, place: Sequence[int]) -> str:
-        """Return where the receipt of a finished column lies until the pyramid is published."""
-        name = ".".join(map(str, place))
-        return f"{RECEIPTS}/{self.prefix}{self.name}/{wave}/{name}.json"
-
-    def receipts(self, wave: int) -> dict[Vox, Receipt]:
-        """Return the receipts that an interrupted run left, of shards that are still there."""
-        keys = self.location.keys(f"{RECEIPTS}/{self.prefix}{self.name}/{wave}")
-        keys = [key for key in keys if key.endswith(".json")]
-        # In a bucket far away, one after the other, these are hours; on a disk threads only hinder.
-        with ThreadPoolExecutor(LOOKS) as pool:
-            kept = partial(self._kept, wave)
-            found = (pool.map if "://" in self.location.url else map)(kept, keys)
-            return {_place_of(receipt): receipt for receipt in found if receipt is not None}
-
-    def _kept(self, wave: int, key: str) -> Receipt | None:
-        """Return a receipt, None where a shard of it is not there as it says."""
-        data = self.location.get(key)
-        receipt: Receipt = json.loads(data) if data else {"shards": []}
-        sizes = [(s["n_bytes"], self.location.size(s["key"]) or 0) for s in receipt["shards"]]
-        whole = sizes and all(a == b for a, b in sizes)
-        if whole and self.counts(wave):
-            whole = self.location.size(counts_key(key)) is not None
-        return receipt if whole else None
-
-    def counts(self, wave: int) -> bool:
-        """Whether columns of a wave are counted."""
-        return self.counted and wave == 0
-
-    def reader(self, level: Level) -> ArrayReader:
-        """Return a reader of what has been written."""
-        return ArrayReader(
-            self.location, self.path(level), level.grid.shape, level.chunk, level.shard, self.dtype
-        )
-
-
-@dataclass(frozen=True)
-class Halved:
-    """The last level of a wave, halved: the source of the next wave."""
-
-    target: Target
-    fine: Level
-    level: Level
-
-    @property
-    def grid(self) -> Grid:
-        return self.level.grid
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        return self.target.dtype
-
-    @property
-    def unit(self) -> Vox:
-        z, y, x = (max(1, c // 2) for c in self.fine.chunk)
-        return z, y, x
-
-    @property
-    def provenance(self) -> dict[str, Any]:
-        return {"kind": "level", "level": self.fine.index}
-
-    def read_into(self, out: NDArray[Any], start: Vox) -> None:
-        source = self.target.reader(self.fine)
-        (z0, y0, x0), (nz, ny, nx) = start, out.shape
-        z1, y1, x1 = z0 + nz, y0 + ny, x0 + nx
-        wanted = Extent(start, (z1, y1, x1))
-        # Twice the box, as far as the finer level goes.
-        fine = Extent((2 * z0, 2 * y0, 2 * x0), (2 * z1, 2 * y1, 2 * x1)).intersect(
-            self.fine.grid.extent
-        )
-        out[...] = 0
-        for shard, places in source.by_shard(fine):
-            for place in places:
-                chunk = shard.get(place)
-                if chunk is None:
-                    continue
-                have = source.chunk_extent(place)
-                half = scratch.array("half", have.level(1).shape, self.dtype)
-                valid = chunk[tuple(slice(0, n) for n in have.shape)]
-                self.target.halving.halve(valid, half, self.fine.index, have.start)
-                both = have.level(1).intersect(wanted)
-                z, y, x = have.level(1).start
-                out[both.shift((-start[0], -start[1], -start[2])).slices] = half[
-                    both.shift((-z, -y, -x)).slices
-                ]
-
-
-@dataclass(frozen=True)
-class Tally:
-    """What a source counted while a block was read: clipped voxels, say."""
-
-    box: Extent
-    counts: NDArray[np.int64]
-
-
-class Spare:
-    """Memory that columns use one after the other: fresh memory is slow."""
-
-    def __init__(self) -> None:
-        self._free: list[NDArray[Any]] = []
-
-    def take(self, shape: Vox, dtype: np.dtype[Any]) -> NDArray[Any]:
-        """Return an array with the content of before; every voxel of it will be written."""
-        for i, array in enumerate(self._free):
-            if array.shape == shape:
-                return self._free.pop(i)
-        return np.empty(shape, dtype)
-
-    def give(self, arrays: Sequence[NDArray[Any]]) -> None:
-        """Take arrays back."""
-        self._free += arrays
-
-
-class Column:
-    """The shards of one wave's levels over the same microns, while they are made."""
-
-    def __init__(
-        self, target: Target, levels: Sequence[Level], extent: Extent, spare: Spare | None = None
-    ) -> None:
-        self.extent = extent
-        self._spare = Spare() if spare is None else spare
-        self._target, self._levels = target, levels
-        self._writers: list[ShardWriter | None] = [None] * len(levels)
-        self.place = levels[0].shard_place(extent)
-        self._coarse = [
-            self._spare.take(extent.level(j).shape, target.dtype) for j in range(1, len(levels))
-        ]
-        self._counts = (
-            ImageCounts(extent, levels[0].chunk) if target.counts(levels[0].wave) else None
-        )
-
-    def add_layer(self, layer: NDArray[Any], z: int, y: int = 0) -> None:
-        """Compress (rows of) a layer of the finest level and halve it.
-
-        ``z`` and ``y`` count from the column's first voxel.
-        """
-        self._add(0, layer, z, y)
-
-    def finish(self) -> None:
-        """Compress the coarser levels."""
-        for j in range(1, len(self._levels)):
-            coarse, step = self._coarse[j - 1], self._levels[j].chunk[0]
-            for z in range(0, coarse.shape[0], step):
-                self._add(j, coarse[z : z + step], z)
-        self._spare.give(self._coarse)
-        self._coarse = []
-        for writer in self._writers:
-            if writer is not None:
-                writer.close()
-
-    def commit(self, read: Tally | None = None) -> Receipt:
-        """Make the shards appear, coarsest first, and return what was written.
-
-        ``read`` is what the source counted in the block that the column is part of.
-        """
-        shards = []
-        for level, writer in zip(self._levels[::-1], self._writers[::-1], strict=True):
-            key = shard_key(self._target.path(level), self.place)
-            done = {"n_bytes": 0, "crc32c": 0} if writer is None else writer.commit()
-            if writer is None and self._target.replaces:
-                self._target.location.remove(key)
-            shards.append({"key": key, **done})
-        receipt: Receipt = {"place": list(self.place), "shards": shards[::-1]}
-        if read is not None:
-            receipt["read"] = {"box": str(read.box), "counts": read.counts.tolist()}
-        # A receipt that a power cut loses is only work done twice; the shards themselves are safe.
-        key = self._target.receipt_key(self._levels[0].wave, self.place)
-        if self._counts is not None:
-            counts = self._counts.encoded()
-            self._target.location.put(counts_key(key), counts, durable=False)
-        self._target.location.put(key, json.dumps(receipt).encode(), durable=False)
-        return receipt
-
-    def abort(self) -> None:
-        """Leave nothing of it behind."""
-        for writer in self._writers:
-            if writer is not None:
-                writer.abort()
-
-    def _add(self, j: int, layer: NDArray[Any], z: int, top: int = 0) -> None:
-        """Halve a layer of a level and compress its chunks; it begins at ``z`` and ``top``."""
-        c = self._levels[j].chunk
-        step = c[2] * _chunks_of_row(c, layer.dtype)
-        for y in range(0, layer.shape[1], c[1]):
-            for x in range(0, layer.shape[2], step):
-                row = layer[:, y : y + c[1], x : x + step]
-                chunks = _gather(row, c)
-                if j == 0 and self._counts is not None:
-                    self._counts.add(chunks, row.shape, (z, top + y, x))
-                if j + 1 < len(self._levels):
-                    self._halve(j, chunks, row.shape, (z, top + y, x))
-                for i, chunk in enumerate(chunks):
-                    data = encode_chunk(chunk, self._target.codec)
-                    if data is not None:
-                        place = (z // c[0], (top + y) // c[1], x // c[2] + i)
-                        self._writer(j).append(place, data)
-
-    def _halve(self, j: int, chunks: NDArray[Any], shape: Vox, inside: Vox) -> None:
-        """Halve chunks side by side, ``shape`` voxels of a level from ``inside`` the column on."""
-        (z, y, x), (n_z, n_y, n_x) = inside, shape
-        here = Extent(inside, (z + n_z, y + n_y, x + n_x))
-        half = self._coarse[j][here.level(1).slices]
-        a, b, c = (s >> j for s in self.extent.start)
-        halving, level = self._target.halving, self._levels[j].index
-        width = chunks.shape[3]
-        full = chunks.shape[1:3] == (n_z, n_y) and not any(n % 2 for n in chunks.shape[1:])
-        whole = n_x // width if full else 0
-        if whole:
-            row = half[:, :, : whole * width // 2]
-            halving.halve_row(chunks[:whole], row, level, (a + z, b + y, c + x))
-        for i in range(whole, len(chunks)):
-            at = i * width
-            part = chunks[i, :n_z, :n_y, : n_x - at]  # without what fills it up
-            rest = half[:, :, at // 2 : -(-(at + width) // 2)]
-            halving.halve(part, rest, level, (a + z, b + y, c + x + at))
-
-    def _writer(self, j: int) -> ShardWriter:
-        writer = self._writers[j]
-        if writer is None:
-            level = self._levels[j]
-            sink = self._target.location.sink(shard_key(self._target.path(level), self.place))
-            writer = ShardWriter(sink, level.chunks_per_shard, self._target.codec)
-            self._writers[j] = writer
-        return writer
-
-
-def _gather(row: NDArray[Any], chunk: Vox) -> NDArray[Any]:
-    """Return the chunks along a row as (n, z, y, x), filled up with zeros, in a thread's buffer."""
-    n_z, n_y, n_x = row.shape
-    n = -(-n_x // chunk[2])
-    chunks = scratch.array("chunks", (_chunks_of_row(chunk, row.dtype), *chunk), row.dtype)[:n]
-    whole = n_x // chunk[2]
-    if (n_z, n_y, whole) != (*chunk[:2], n):
-        chunks[...] = 0
-    if whole:
-        # A line of a chunk as one opaque item: numpy copies that twice as fast as its voxels.
-        line = np.dtype((np.void, chunk[2] * row.itemsize))
-        lines = row[:, :, : whole * chunk[2]].view(line).transpose(2, 0, 1)
-        chunks[:whole, :n_z, :n_y].view(line)[..., 0] = lines
-    if whole < n:
-        rest = row[:, :, whole * chunk[2] :]
-        chunks[whole, :n_z, :n_y, : rest.shape[2]] = rest
-    return chunks
-
-
-def _chunks_of_row(chunk: Vox, dtype: np.dtype[Any]) -> int:
-    """Return how many chunks side by side are made at a time."""
-    return max(1, ROW_BYTES // (math.prod(chunk) * dtype.itemsize))
 
 
 @dataclass(frozen=True)
@@ -425,7 +85,7 @@ class Wave:
                 try:
                     for receipt in job.run(left):
                         attempts.succeeded()
-                        seen.add(_place_of(receipt))
+                        seen.add(place_of(receipt))
                         yield receipt
                 except BaseException as error:
                     job.abort()
@@ -434,19 +94,14 @@ class Wave:
                     failure = error
             if failure is None:
                 return
-            late = [receipt for receipt in job.finished if _place_of(receipt) not in seen]
+            late = [receipt for receipt in job.finished if place_of(receipt) not in seen]
             if late:
                 attempts.succeeded()
             attempts.failed(failure)
-            seen.update(map(_place_of, late))
+            seen.update(map(place_of, late))
             yield from late
             wave = replace(wave, done=frozenset(seen))
             left = wave.missing(left)
-
-
-def _place_of(receipt: Receipt) -> Vox:
-    z, y, x = receipt["place"]
-    return z, y, x
 
 
 @dataclass(frozen=True)
@@ -626,12 +281,6 @@ class _Job:
         receipt = self._commits[0].result()
         del self._commits[0]  # not before: an interrupt must find what is still being written
         return receipt
-
-
-def halved_reader(target: Target, levels: Sequence[Level], wave: int) -> Reader:
-    """Return the source of a wave after the first."""
-    first = next(level for level in levels if level.wave == wave)
-    return Halved(target, levels[first.index - 1], first)
 
 
 def plan_waves(

@@ -1,0 +1,183 @@
+"""The shards over the same microns, one of each level of a wave, while they are made."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from thc_dask.grid import Extent, Vox
+from thc_dask.store.imagecounts import ImageCounts, counts_key
+from thc_dask.store.layout import Level
+from thc_dask.store.shards import ShardWriter, encode_chunk, scratch, shard_key
+from thc_dask.store.target import Receipt, Target
+
+ROW_BYTES = 2**20  # chunks side by side that are made at a time: what a core's cache holds
+
+
+@dataclass(frozen=True)
+class Tally:
+    """What a source counted while a block was read: clipped voxels, say."""
+
+    box: Extent
+    counts: NDArray[np.int64]
+
+
+class Spare:
+    """Memory that columns use one after the other: fresh memory is slow."""
+
+    def __init__(self) -> None:
+        self._free: list[NDArray[Any]] = []
+
+    def take(self, shape: Vox, dtype: np.dtype[Any]) -> NDArray[Any]:
+        """Return an array with the content of before; every voxel of it will be written."""
+        for i, array in enumerate(self._free):
+            if array.shape == shape:
+                return self._free.pop(i)
+        return np.empty(shape, dtype)
+
+    def give(self, arrays: Sequence[NDArray[Any]]) -> None:
+        """Take arrays back."""
+        self._free += arrays
+
+
+class Column:
+    """The shards of one wave's levels over the same microns, while they are made."""
+
+    def __init__(
+        self, target: Target, levels: Sequence[Level], extent: Extent, spare: Spare | None = None
+    ) -> None:
+        self.extent = extent
+        self._spare = Spare() if spare is None else spare
+        self._target, self._levels = target, levels
+        self._writers: list[ShardWriter | None] = [None] * len(levels)
+        self.place = levels[0].shard_place(extent)
+        self._coarse = [
+            self._spare.take(extent.level(j).shape, target.dtype) for j in range(1, len(levels))
+        ]
+        self._counts = (
+            ImageCounts(extent, levels[0].chunk) if target.counts(levels[0].wave) else None
+        )
+
+    def add_layer(self, layer: NDArray[Any], z: int, y: int = 0) -> None:
+        """Compress (rows of) a layer of the finest level and halve it.
+
+        ``z`` and ``y`` count from the column's first voxel.
+        """
+        self._add(0, layer, z, y)
+
+    def finish(self) -> None:
+        """Compress the coarser levels."""
+        for j in range(1, len(self._levels)):
+            coarse, step = self._coarse[j - 1], self._levels[j].chunk[0]
+            for z in range(0, coarse.shape[0], step):
+                self._add(j, coarse[z : z + step], z)
+        self._spare.give(self._coarse)
+        self._coarse = []
+        for writer in self._writers:
+            if writer is not None:
+                writer.close()
+
+    def commit(self, read: Tally | None = None) -> Receipt:
+        """Make the shards appear, coarsest first, and return what was written.
+
+        ``read`` is what the source counted in the block that the column is part of.
+        """
+        shards = []
+        for level, writer in zip(self._levels[::-1], self._writers[::-1], strict=True):
+            key = shard_key(self._target.path(level), self.place)
+            done = {"n_bytes": 0, "crc32c": 0} if writer is None else writer.commit()
+            if writer is None and self._target.replaces:
+                self._target.location.remove(key)
+            shards.append({"key": key, **done})
+        receipt: Receipt = {"place": list(self.place), "shards": shards[::-1]}
+        if read is not None:
+            receipt["read"] = {"box": str(read.box), "counts": read.counts.tolist()}
+        # A receipt that a power cut loses is only work done twice; the shards themselves are safe.
+        key = self._target.receipt_key(self._levels[0].wave, self.place)
+        if self._counts is not None:
+            counts = self._counts.encoded()
+            self._target.location.put(counts_key(key), counts, durable=False)
+        self._target.location.put(key, json.dumps(receipt).encode(), durable=False)
+        return receipt
+
+    def abort(self) -> None:
+        """Leave nothing of it behind."""
+        for writer in self._writers:
+            if writer is not None:
+                writer.abort()
+
+    def _add(self, j: int, layer: NDArray[Any], z: int, top: int = 0) -> None:
+        """Halve a layer of a level and compress its chunks; it begins at ``z`` and ``top``."""
+        c = self._levels[j].chunk
+        step = c[2] * _chunks_of_row(c, layer.dtype)
+        for y in range(0, layer.shape[1], c[1]):
+            for x in range(0, layer.shape[2], step):
+                row = layer[:, y : y + c[1], x : x + step]
+                chunks = _gather(row, c)
+                if j == 0 and self._counts is not None:
+                    self._counts.add(chunks, row.shape, (z, top + y, x))
+                if j + 1 < len(self._levels):
+                    self._halve(j, chunks, row.shape, (z, top + y, x))
+                for i, chunk in enumerate(chunks):
+                    data = encode_chunk(chunk, self._target.codec)
+                    if data is not None:
+                        place = (z // c[0], (top + y) // c[1], x // c[2] + i)
+                        self._writer(j).append(place, data)
+
+    def _halve(self, j: int, chunks: NDArray[Any], shape: Vox, inside: Vox) -> None:
+        """Halve chunks side by side, ``shape`` voxels of a level from ``inside`` the column on."""
+        (z, y, x), (n_z, n_y, n_x) = inside, shape
+        here = Extent(inside, (z + n_z, y + n_y, x + n_x))
+        half = self._coarse[j][here.level(1).slices]
+        a, b, c = (s >> j for s in self.extent.start)
+        halving, level = self._target.halving, self._levels[j].index
+        width = chunks.shape[3]
+        full = chunks.shape[1:3] == (n_z, n_y) and not any(n % 2 for n in chunks.shape[1:])
+        whole = n_x // width if full else 0
+        if whole:
+            row = half[:, :, : whole * width // 2]
+            halving.halve_row(chunks[:whole], row, level, (a + z, b + y, c + x))
+        for i in range(whole, len(chunks)):
+            at = i * width
+            part = chunks[i, :n_z, :n_y, : n_x - at]  # without what fills it up
+            rest = half[:, :, at // 2 : -(-(at + width) // 2)]
+            halving.halve(part, rest, level, (a + z, b + y, c + x + at))
+
+    def _writer(self, j: int) -> ShardWriter:
+        writer = self._writers[j]
+        if writer is None:
+            level = self._levels[j]
+            sink = self._target.location.sink(shard_key(self._target.path(level), self.place))
+            writer = ShardWriter(sink, level.chunks_per_shard, self._target.codec)
+            self._writers[j] = writer
+        return writer
+
+
+def _gather(row: NDArray[Any], chunk: Vox) -> NDArray[Any]:
+    """Return the chunks along a row as (n, z, y, x), filled up with zeros, in a thread's buffer."""
+    n_z, n_y, n_x = row.shape
+    n = -(-n_x // chunk[2])
+    chunks = scratch.array("chunks", (_chunks_of_row(chunk, row.dtype), *chunk), row.dtype)[:n]
+    whole = n_x // chunk[2]
+    if (n_z, n_y, whole) != (*chunk[:2], n):
+        chunks[...] = 0
+    if whole:
+        # A line of a chunk as one opaque item: numpy copies that twice as fast as its voxels.
+        line = np.dtype((np.void, chunk[2] * row.itemsize))
+        lines = row[:, :, : whole * chunk[2]].view(line).transpose(2, 0, 1)
+        chunks[:whole, :n_z, :n_y].view(line)[..., 0] = lines
+    if whole < n:
+        rest = row[:, :, whole * chunk[2] :]
+        chunks[whole, :n_z, :n_y, : rest.shape[2]] = rest
+    return chunks
+
+
+def _chunks_of_row(chunk: Vox, dtype: np.dtype[Any]) -> int:
+    """Return how many chunks side by side are made at a time."""
+    return max(1, ROW_BYTES // (math.prod(chunk) * dtype.itemsize))
