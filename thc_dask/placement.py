@@ -18,6 +18,8 @@ from thc_dask.schemes import Scheme
 from thc_dask.store.read import LabelSet
 from thc_dask.store.shards import ArrayReader
 
+CHECKED_VOX = 2**18  # labels that are looked up at a time
+
 
 class Laid(Reader, Protocol):
     """Labels that are laid into the volume; zero where they are not known."""
@@ -70,9 +72,12 @@ class Placed:
         """Return the codes in the store's type, after a look at each."""
         low, high = int(values.min()), int(values.max())
         if low >= 0 and high <= int(self.scheme.codes[-1]):
-            codes = values.astype(self.dtype)
+            codes = values.astype(self.dtype, copy=False)
             known = self.scheme.row_of_code(self.dtype) < len(self.scheme.labels)
-            if known[codes].all():
+            flat = codes.reshape(-1)
+            # numpy looks codes up as words of eight bytes: some at a time, for they fill the memory
+            ends = range(0, flat.size, CHECKED_VOX)
+            if all(known[flat[i : i + CHECKED_VOX]].all() for i in ends):
                 return codes
         odd = ~np.isin(values, self.scheme.codes)
         place = np.argwhere(odd)[0]

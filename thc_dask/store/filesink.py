@@ -26,7 +26,7 @@ from thc_dask.errors import writing
 Buffer = bytes | bytearray | memoryview
 
 PARTIAL = ".partial"  # ends the name of a file that is not whole yet
-BUFFER_BYTES = 2**21  # a disk reaches its rate with writes of this size
+BUFFER_BYTES = 2**20  # a disk reaches its rate with writes of this size
 BLOCK_BYTES = 4096  # direct writes begin and end at multiples of this
 IN_FLIGHT = 8  # buffers that may wait for the disk
 DIRECT = getattr(os, "O_DIRECT", 0)  # 0 where the system has no such thing
