@@ -51,7 +51,7 @@ PIECES: dict[str, list[list[str]]] = {
     "columns": [[STORE, "columns", "--n", "10000"],
                 [STORE, "columns", "--n", "2000", "--where", "s3"]],
     "core": [[SPEED, "core", *GIGAVOXEL, "--runs", "2"]],
-    "two_workers": [[SPEED, "workers", "--shape", "1024,1024,1024", "--runs", "2",
+    "two_workers": [[SPEED, "workers", "--shape", "1024,1024,1024", "--runs", "3",
                      "--output", "/dev/shm/thc-bench-scaling"]],
     "gigavoxel": [[SPEED, "threads", *GIGAVOXEL]],
     "apart": [[SPEED, "apart", "--shape", "256,1024,1024"]],

@@ -39,31 +39,40 @@ def slices(work: Path, shape: tuple[int, int, int]) -> Path:
 
 
 @contextmanager
-def workers(n: int) -> Iterator[Any]:
-    """Yield a client of ``n`` worker processes."""
+def workers(n: int, own_core: bool = False) -> Iterator[Any]:
+    """Yield a client of ``n`` worker processes, each perhaps with a core of its own."""
     from distributed import Client
 
     with (
         scheduler_process() as (address, _),
-        real_workers(address, n),
+        real_workers(address, n, own_core),
         Client(address, set_as_default=False) as client,
     ):
         client.wait_for_workers(n, timeout=60)
         yield client
 
 
-def convert_once(source: Path | str, store: str, **more: Any) -> float:
+Seconds = tuple[float, float]
+"""Of a whole conversion, and of the part that workers do: from the first voxel to the last."""
+
+
+def convert_once(source: Path | str, store: str, **more: Any) -> Seconds:
     """Return the seconds of one conversion, in this process."""
     from thc_dask import convert
 
+    reports: list[float] = []
+
+    def watch(done: int, total: int) -> None:
+        reports.append(time.perf_counter())
+
     start = time.perf_counter()
-    convert(source, store, **SIZES | more, overwrite=True)
-    return time.perf_counter() - start
+    convert(source, store, **SIZES | more, overwrite=True, progress=watch)
+    return time.perf_counter() - start, reports[-1] - reports[0]
 
 
-def alternate(ways: dict[str, Callable[[], float]], runs: int) -> dict[str, list[float]]:
+def alternate(ways: dict[str, Callable[[], Seconds]], runs: int) -> dict[str, list[Seconds]]:
     """Return the seconds of each way, run in turn; the first round is thrown away."""
-    found: dict[str, list[float]] = {name: [] for name in ways}
+    found: dict[str, list[Seconds]] = {name: [] for name in ways}
     for i in range(runs + 1):
         for name in list(ways)[:: -1 if i % 2 else 1]:
             seconds = ways[name]()
@@ -73,13 +82,14 @@ def alternate(ways: dict[str, Callable[[], float]], runs: int) -> dict[str, list
 
 
 def executors(
-    source: Path | str, folder: Path, names: list[str], runs: int, **more: Any
-) -> dict[str, Any]:
+    source: Path | str, folder: Path, names: list[str], runs: int, own_core: bool = False,
+    **more: Any,
+) -> dict[str, Any]:  # fmt: skip
     """Return the seconds of threads and of worker processes, all started before."""
     store = str(folder / "speed.ome.zarr")
 
-    def way(name: str, client: Any) -> Callable[[], float]:
-        def run() -> float:
+    def way(name: str, client: Any) -> Callable[[], Seconds]:
+        def run() -> Seconds:
             with client.as_current() if client else nullcontext():
                 return convert_once(source, store, **more)
 
@@ -90,7 +100,7 @@ def executors(
         for name in names:
             client = None
             if name != "threads":
-                client = started.enter_context(workers(int(name.removeprefix("workers"))))
+                client = started.enter_context(workers(int(name.removeprefix("workers")), own_core))
             ways[name] = way(name, client)
         found = alternate(ways, runs)
     remove(Path(store))
@@ -142,9 +152,11 @@ def stores(source: Path | str, folder: Path, runs: int, apart: bool) -> dict[str
     return {**summary(found), "written_bytes": n_bytes, "n_files": n_files}
 
 
-def summary(found: dict[str, list[float]]) -> dict[str, Any]:
-    medians = {name: statistics.median(runs) for name, runs in found.items()}
-    return {"wall_s": medians, "runs": found}
+def summary(found: dict[str, list[Seconds]]) -> dict[str, Any]:
+    def median(part: int) -> dict[str, float]:
+        return {name: statistics.median(run[part] for run in runs) for name, runs in found.items()}
+
+    return {"wall_s": median(0), "work_s": median(1), "runs": found}
 
 
 def main() -> None:
@@ -164,7 +176,7 @@ def main() -> None:
         # What is made is computed, so that cores limit it, in as many tasks as there are columns.
         more = {"spacing": None, "memory_bytes": 2**25}
         names = ["workers1", "workers2"]
-        found = executors(source, args.output, names, args.runs, **more)
+        found = executors(source, args.output, names, args.runs, own_core=True, **more)
     elif args.what == "threads":
         found = executors(source, args.output, ["threads", "workers2"], args.runs)
     elif args.what == "core":

@@ -183,8 +183,11 @@ def cluster(kind: str, n: int, seconds: float, spread: float) -> Iterator[tuple[
 
 
 @contextmanager
-def real_workers(address: str, n: int) -> Iterator[int]:
-    """Start ``n`` worker processes of one thread each."""
+def real_workers(address: str, n: int, own_core: bool = False) -> Iterator[int]:
+    """Start ``n`` worker processes of one thread each; each may have a core of its own.
+
+    Without, what writes for the one worker takes the other core, and two have less to gain.
+    """
     line = [sys.executable, "-m", "distributed.cli.dask_worker", address, "--host", "127.0.0.1"]
     line += ["--nworkers", "1", "--nthreads", "1", "--no-nanny", "--no-dashboard"]
     line += ["--dashboard-address", "127.0.0.1:0", "--memory-limit", "0"]
@@ -192,6 +195,10 @@ def real_workers(address: str, n: int) -> Iterator[int]:
         line += ["--local-directory", folder]
         quiet = {"stderr": subprocess.DEVNULL, "env": environment()}
         started = [subprocess.Popen(line, **quiet) for _ in range(n)]
+        if own_core:
+            cores = sorted(os.sched_getaffinity(0))
+            for i, process in enumerate(started):
+                os.sched_setaffinity(process.pid, {cores[i % len(cores)]})
         try:
             yield started[0].pid
         finally:
