@@ -15,6 +15,7 @@ from thc_dask.errors import DataError
 from thc_dask.grid import Extent
 from thc_dask.labels import write_labels
 from thc_dask.schemes import Label, Scheme
+from thc_dask.store.column import Spare
 
 SCHEME = Scheme("s", "region", (Label(0, "none"), Label(3, "a")))
 
@@ -125,3 +126,19 @@ def test_a_folder_and_a_url_hold_the_same_bytes(tmp_path):
     on_disk = read_files(folder)
     assert on_disk.pop("thc/lock") == b""
     assert on_disk == read_files(url)
+
+
+def test_memory_of_columns_is_used_again():
+    """Also by columns of other sizes, at the far faces; no more pieces than columns are open."""
+    spare, dtype = Spare(), np.dtype(np.uint8)
+    large, small = spare.take((8, 8, 8), dtype), spare.take((2, 2, 2), dtype)
+    large[...], small[...] = 1, 2
+    spare.give([large, small])
+    edge = spare.take((5, 8, 7), dtype)
+    assert edge.shape == (5, 8, 7)
+    assert np.shares_memory(edge, large)
+    assert np.shares_memory(spare.take((1, 1, 3), dtype), small)
+    other = spare.take((1, 1, 3), dtype)
+    assert not np.shares_memory(other, edge)
+    spare.give([edge])
+    assert np.shares_memory(spare.take((8, 8, 8), dtype), large)

@@ -32,18 +32,19 @@ class Spare:
     """Memory that columns use one after the other: fresh memory is slow."""
 
     def __init__(self) -> None:
-        self._free: list[NDArray[Any]] = []
+        self._free: list[NDArray[Any]] = []  # in one piece each, of any length
 
     def take(self, shape: Vox, dtype: np.dtype[Any]) -> NDArray[Any]:
         """Return an array with the content of before; every voxel of it will be written."""
-        for i, array in enumerate(self._free):
-            if array.shape == shape:
-                return self._free.pop(i)
-        return np.empty(shape, dtype)
+        n = math.prod(shape)
+        free = sorted((piece.size, i) for i, piece in enumerate(self._free))
+        fits = [i for size, i in free if size >= n]
+        piece = self._free.pop(fits[0]) if fits else np.empty(n, dtype)
+        return piece[:n].reshape(shape)
 
     def give(self, arrays: Sequence[NDArray[Any]]) -> None:
         """Take arrays back."""
-        self._free += arrays
+        self._free += [array.base for array in arrays if array.base is not None]
 
 
 class Column:
