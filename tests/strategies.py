@@ -45,6 +45,22 @@ class Watched(ArraySource):
         super().read_into(out, start)
 
 
+class Failing:
+    """A reader that gives up after so many reads."""
+
+    def __init__(self, reader, n):
+        self._reader, self._left = reader, n
+
+    def __getattr__(self, name):
+        return getattr(self._reader, name)
+
+    def read_into(self, out, start):
+        self._left -= 1
+        if self._left < 0:
+            raise OSError("the source went away")
+        return self._reader.read_into(out, start)
+
+
 @dataclass(frozen=True)
 class Volume:
     """An image and how its store is laid out."""

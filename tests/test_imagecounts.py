@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.assertions import new_store, read_files, read_voxels
-from tests.strategies import boxes, source, volumes
+from tests.strategies import Failing, boxes, source, volumes
 from thc_dask import convert, histogram, summary, verify
 from thc_dask.convert import write_store
 from thc_dask.count import write_counts
@@ -54,22 +54,6 @@ def test_every_executor_counts_the_same(tmp_path, executor):
         write_store(SOURCE, once, count=True, **SIZES)
     write_store(SOURCE, store, count=True, **SIZES)
     assert read_files(store) == read_files(once)
-
-
-class Failing:
-    """A reader that gives up after so many reads."""
-
-    def __init__(self, reader, n):
-        self._reader, self._left = reader, n
-
-    def __getattr__(self, name):
-        return getattr(self._reader, name)
-
-    def read_into(self, out, start):
-        self._left -= 1
-        if self._left < 0:
-            raise OSError("the source went away")
-        return self._reader.read_into(out, start)
 
 
 @pytest.mark.parametrize("counted_before", [True, False])

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.strategies import Failing
 from thc_dask import convert, open_volume, verify
 from thc_dask.convert import write_store
 from thc_dask.errors import ExistsError, RequestError, UnfinishedError
@@ -35,22 +36,6 @@ def undisturbed(tmp_path_factory):
     store = tmp_path_factory.mktemp("resume") / "v.ome.zarr"
     write_store(SOURCE, store, **SIZES)
     return files_of(store)
-
-
-class Failing:
-    """A reader that gives up after so many reads."""
-
-    def __init__(self, reader, n):
-        self._reader, self._left = reader, n
-
-    def __getattr__(self, name):
-        return getattr(self._reader, name)
-
-    def read_into(self, out, start):
-        self._left -= 1
-        if self._left < 0:
-            raise OSError("the source went away")
-        return self._reader.read_into(out, start)
 
 
 @pytest.mark.parametrize("n", [0, 1, 3, 5, 8, 11, 14])

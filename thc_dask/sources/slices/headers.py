@@ -6,7 +6,6 @@ import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -83,8 +82,11 @@ class Twin:
         stop = start + n_bytes
         if start + file.size - stop > TWIN_BYTES:
             return None
-        with open(file.path, "rb", buffering=0) as opened:
-            ends = _ends(opened.fileno(), start, stop, file.size)
+        try:
+            with open(file.path, "rb", buffering=0) as opened:
+                ends = _ends(opened.fileno(), start, stop, file.size)
+        except OSError:
+            return None  # the next file is read tag by tag, as this one was
         return cls(file.size, (start, stop), *ends, pages)
 
     def describe(self, path: Path) -> Described | None:
@@ -115,7 +117,7 @@ def describe_all(paths: Sequence[Path], kind: str) -> list[Described]:
         described = twin.describe(path) if twin is not None else None
         if described is None:
             described = describe(path, kind)
-            twin = persist(partial(Twin.of, described), str(path)) if kind == "tiff" else None
+            twin = Twin.of(described) if kind == "tiff" else None
         found.append(described)
     return found
 
