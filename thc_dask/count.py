@@ -139,7 +139,10 @@ class _Job:
     def add(self, counted: Counted) -> None:
         """Add what a task has found."""
         stop = counted.first_plane + len(counted.planes)
-        self._planes[counted.first_plane : stop, counted.rows] += counted.planes
+        rows: Any = counted.rows
+        if len(rows) and rows[-1] - rows[0] + 1 == len(rows):
+            rows = slice(rows[0], rows[-1] + 1)  # without a copy
+        self._planes[counted.first_plane : stop, rows] += counted.planes
         self._chunks.append((counted.places, counted.chunks))
 
     def keep(self, store: Store) -> Store:

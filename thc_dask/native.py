@@ -53,6 +53,11 @@ def load(module: str) -> dict[str, Function]:
     return functions
 
 
+def address_of(function: Function) -> int:
+    """Return where the code of a function lies, for machine code that calls it."""
+    return int(ctypes.cast(function, ctypes.c_void_p).value or 0)  # type: ignore[arg-type]
+
+
 def ready(module: str) -> dict[str, Function] | None:
     """Return what ``load`` does where that needs no compiler; None where it does, or at once.
 

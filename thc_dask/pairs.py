@@ -80,6 +80,11 @@ class Pair:
         """Rows and columns."""
         return self.rows.n, self.columns.n
 
+    @property
+    def are_bytes(self) -> bool:
+        """Whether both sides are stored as bytes."""
+        return {self.rows.array.dtype, self.columns.array.dtype} == {np.dtype(np.uint8)}
+
 
 def _axis(store: Store, name: str) -> Axis:
     if name == IMAGE:

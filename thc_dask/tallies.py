@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,10 +18,12 @@ from thc_dask.grid import Extent, Vox
 from thc_dask.kernels.histogram import Jobs, are_bytes, joint_counts
 from thc_dask.pairs import Axis, Pair
 from thc_dask.store.batches import Chunk, get_all, keep_memory
+from thc_dask.store.pipeline import BrokenError, Pipeline, can
 from thc_dask.store.shards import OpenShard, shard_key
 from thc_dask.store.tableparts import Sparse
 
-BATCH_VOX = 2**20  # decoded and counted together: what a core's cache holds
+BATCH_VOX = 2**20  # decoded at a time where that is done before counting
+BATCH_BYTES = 2**22  # of tables, where chunks follow one another through a pipeline
 
 
 @dataclass(frozen=True)
@@ -63,18 +66,31 @@ class Task:
 
     def __call__(self, places: Sequence[Vox]) -> list[Counted]:
         """Return what each pair counts in these chunks of one shard."""
+        keep_memory()
+        if can() and all(pair.are_bytes for pair in self.pairs):
+            with suppress(BrokenError):  # chunk by chunk it is tried again, and told apart
+                return self._count(places, straight=True)
+        return self._count(places, straight=False)
+
+    def _count(self, places: Sequence[Vox], straight: bool) -> list[Counted]:
         array = self.pairs[0].rows.array
         boxes = [array.chunk_extent(p) for p in places]
         counts = [_Count(pair, self.within, boxes) for pair in self.pairs]
-        at_once = max(1, BATCH_VOX // math.prod(array.chunk))
-        keep_memory()
+        if straight:
+            at_once = max(1, BATCH_BYTES // max(count.chunk_bytes for count in counts))
+        else:
+            at_once = max(1, BATCH_VOX // math.prod(array.chunk))
         with _Shards(places) as shards:
             for i in range(0, len(places), at_once):
-                chunks = _Chunks(places[i : i + at_once], boxes[i : i + at_once])
+                pipeline = Pipeline() if straight else None
+                chunks = _Chunks(places[i : i + at_once], boxes[i : i + at_once], pipeline)
                 parts = [count.ask(chunks) for count in counts]
                 chunks.decode(shards)
-                for count, part in zip(counts, parts, strict=True):
-                    count.add(chunks, part)
+                batches = [c.begin(chunks, some) for c, some in zip(counts, parts, strict=True)]
+                if pipeline is not None:
+                    pipeline.run()
+                for count, batch in zip(counts, batches, strict=True):
+                    count.end(batch)
         return [count.result() for count in counts]
 
     def named(self, places: Sequence[Vox]) -> str:
@@ -93,20 +109,30 @@ class _Shards(ExitStack):
         self._open: dict[str, OpenShard] = {}
         self._seen: dict[str, dict[bytes, Chunk]] = {}
 
-    def get(self, axis: Axis, places: Sequence[Vox]) -> list[Chunk]:
-        """Return chunks of the array of an axis as rows."""
+    def get(
+        self, axis: Axis, places: Sequence[Vox], numbers: Sequence[int], pipeline: Pipeline | None
+    ) -> list[Chunk]:
+        """Return chunks of the array of an axis as rows; a pipeline may decode them later."""
         if axis.name not in self._open:
             opened = axis.array.open_shard(places[0], self._places)
             self._open[axis.name] = self.enter_context(opened)
-        seen = self._seen.setdefault(axis.name, {})
-        return [axis.rows(c) for c in get_all(self._open[axis.name], places, seen)]
+        shard, seen = self._open[axis.name], self._seen.setdefault(axis.name, {})
+        if pipeline is None:
+            return [axis.rows(c) for c in get_all(shard, places, seen)]
+
+        def later(i: int) -> NDArray[Any]:
+            return pipeline.decode(numbers[i], shard, places[i], axis.name)
+
+        return get_all(shard, places, seen, later)
 
 
 class _Chunks:
-    """Some chunks of several arrays: those that are asked for, decoded together, once."""
+    """Some chunks of several arrays: those that are asked for, decoded once."""
 
-    def __init__(self, places: Sequence[Vox], boxes: Sequence[Extent]) -> None:
-        self.places, self.boxes = places, boxes
+    def __init__(
+        self, places: Sequence[Vox], boxes: Sequence[Extent], pipeline: Pipeline | None
+    ) -> None:
+        self.places, self.boxes, self.pipeline = places, boxes, pipeline
         self._axes: dict[str, Axis] = {}
         self._wanted: dict[str, set[int]] = {}
         self._decoded: dict[str, dict[int, Chunk]] = {}
@@ -118,16 +144,29 @@ class _Chunks:
             self._wanted.setdefault(axis.name, set()).update(which)
 
     def decode(self, shards: _Shards) -> None:
-        """Read what was asked for."""
+        """Read what was asked for, or have the pipeline read it."""
         for name, which in self._wanted.items():
             numbers = sorted(which)
             if numbers:
-                found = shards.get(self._axes[name], [self.places[i] for i in numbers])
+                some = [self.places[i] for i in numbers]
+                found = shards.get(self._axes[name], some, numbers, self.pipeline)
                 self._decoded[name] = dict(zip(numbers, found, strict=True))
 
     def get(self, axis: Axis, i: int) -> Chunk:
         """Return a chunk as rows, one number where all its voxels have that row."""
         return 0 if axis.single else self._decoded[axis.name][i]
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """Chunks that are being counted for a pair."""
+
+    places: list[tuple[int, Vox]]
+    total: NDArray[np.uint32]
+    """(chunk, row, column)."""
+    met: NDArray[np.bool_]
+    """(chunk, row): which were counted already."""
+    jobs: Jobs | None
 
 
 class _Count:
@@ -160,8 +199,13 @@ class _Count:
             chunks.ask(axis, parts)
         return parts
 
-    def add(self, chunks: _Chunks, parts: dict[int, list[Extent]]) -> None:
-        """Count the known voxels of some chunks."""
+    @property
+    def chunk_bytes(self) -> int:
+        """Size of the table of a chunk."""
+        return 4 * math.prod(self._shape)
+
+    def begin(self, chunks: _Chunks, parts: dict[int, list[Extent]]) -> _Batch:
+        """Count the known voxels of some chunks, or have the pipeline count them."""
         total = np.zeros((len(chunks.places), *self._shape), np.uint32)
         met = np.zeros(total.shape[:2], bool)
         jobs = Jobs(self._planes, total)
@@ -178,13 +222,25 @@ class _Count:
                 else:
                     planes = self._planes[plane : plane + part.shape[0]]
                     met[i, joint_counts(block, columns[where], planes, total[i])] = True
-        if len(jobs):
-            met |= jobs.run() != 0
-        for i in parts:
-            self._places.append(chunks.places[i])
+        places = [(i, chunks.places[i]) for i in parts]
+        if not len(jobs):
+            return _Batch(places, total, met, None)
+        if chunks.pipeline is None:
+            jobs.run()
+        else:
+            chunks.pipeline.count(jobs)
+        return _Batch(places, total, met, jobs)
+
+    def end(self, batch: _Batch) -> None:
+        """Keep what was counted."""
+        met = batch.met
+        if batch.jobs is not None:
+            met |= batch.jobs.met() != 0
+        for i, place in batch.places:
+            self._places.append(place)
             rows_met = np.flatnonzero(met[i])
             self._rows.append(rows_met)
-            self._counts.append(total[i, rows_met])
+            self._counts.append(batch.total[i, rows_met])
 
     def result(self) -> Counted:
         """Return the tables with a row for each code that occurs."""

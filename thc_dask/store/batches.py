@@ -1,22 +1,16 @@
-"""Several chunks of a shard read as one piece and decoded in one go.
-
-Each call into a library lets go of the interpreter and takes it back, which several threads wait
-for in turn: one call for some chunks together costs them less than one for each.
-"""
+"""Several chunks of a shard: those of few bytes at once, the others at once or later."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-import zstandard
 from numpy.typing import NDArray
 
 from thc_dask.grid import Vox
-from thc_dask.store.shards import ABSENT, CRC_BYTES, OpenShard, crc_fits, scratch
+from thc_dask.store.shards import ABSENT, OpenShard
 
-CAN = "multi_decompress_to_buffer" in zstandard.backend_features
 FEW_BYTES = 64  # a chunk of one value takes some twenty, whatever its size
 KEPT_BYTES = 31 * 2**20
 
@@ -33,11 +27,17 @@ def keep_memory() -> None:
     del [np.empty(KEPT_BYTES, np.uint8)][0]
 
 
-def get_all(shard: OpenShard, places: Sequence[Vox], seen: dict[bytes, Chunk]) -> list[Chunk]:
+def get_all(
+    shard: OpenShard,
+    places: Sequence[Vox],
+    seen: dict[bytes, Chunk],
+    later: Callable[[int], NDArray[Any]] | None = None,
+) -> list[Chunk]:
     """Return whole chunks.
 
     ``seen`` remembers what chunks of a few bytes came to: most chunks of labels are of one value,
-    and these are all alike.
+    and these are all alike. Where ``later`` is given the chunks of more bytes are not decoded now:
+    it is asked for each, by its number among ``places``.
 
     Raises
     ------
@@ -48,45 +48,20 @@ def get_all(shard: OpenShard, places: Sequence[Vox], seen: dict[bytes, Chunk]) -
     if shard.index is None:
         return found
     entries = [shard.entry(place) for place in places]
-    stored = [i for i, entry in enumerate(entries) if entry[0] != ABSENT]
-    pieces = dict(zip(stored, shard.read_all([entries[i] for i in stored]), strict=True))
-    rest = []
-    for i, piece in pieces.items():
-        if len(piece) <= FEW_BYTES:
-            found[i] = seen[piece] if piece in seen else _first(shard, places[i], piece, seen)
+    now = []
+    for i, (offset, size) in enumerate(entries):
+        if offset != ABSENT:
+            if later is not None and size > FEW_BYTES:
+                found[i] = later(i)
+            else:
+                now.append(i)
+    for i, piece in zip(now, shard.read_all([entries[i] for i in now]), strict=True):
+        if len(piece) > FEW_BYTES:
+            found[i] = shard.decoded(places[i], piece)
+        elif piece in seen:
+            found[i] = seen[piece]
         else:
-            rest.append(i)
-    decoded = _together([pieces[i] for i in rest], [entries[i][1] for i in rest])
-    for n, i in enumerate(rest):
-        # One by one what is damaged is named.
-        found[i] = (
-            shard.decoded(places[i], pieces[i]) if decoded is None
-            else shard.shaped(places[i], decoded[n])
-        )  # fmt: skip
+            chunk = shard.decoded(places[i], piece)
+            low, high = int(chunk.min()), int(chunk.max())
+            found[i] = seen[piece] = low if low == high else chunk
     return found
-
-
-def _first(shard: OpenShard, place: Vox, piece: bytes, seen: dict[bytes, Chunk]) -> Chunk:
-    """Return a chunk whose bytes were not seen before, and remember it."""
-    chunk = shard.decoded(place, piece)
-    low, high = int(chunk.min()), int(chunk.max())
-    seen[piece] = low if low == high else chunk
-    return seen[piece]
-
-
-def _together(pieces: Sequence[bytes], sizes: Sequence[int]) -> Any | None:
-    """Return what sound pieces hold, None where one of them is not sound."""
-    if (
-        not CAN
-        or not pieces
-        or not all(
-            len(piece) == size and crc_fits(piece)
-            for piece, size in zip(pieces, sizes, strict=True)
-        )
-    ):
-        return None
-    frames: Any = [memoryview(piece)[:-CRC_BYTES] for piece in pieces]
-    try:
-        return scratch.decompressor.multi_decompress_to_buffer(frames)
-    except (zstandard.ZstdError, ValueError):
-        return None

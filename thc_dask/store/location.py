@@ -173,6 +173,10 @@ class OpenFile:
     def __init__(self, path: Path, fd: int) -> None:
         self._path, self._fd = path, fd
 
+    def fileno(self) -> int:
+        """Return the file's descriptor."""
+        return self._fd
+
     def read(self, start: int, n: int) -> bytes:
         return persist(lambda: self._read(start, n), str(self._path))
 

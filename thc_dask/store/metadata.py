@@ -21,7 +21,7 @@ from thc_dask.store.shards import Codec
 
 FORMAT = 1  # of the thc record; see docs/format.md
 OME = "0.5"
-TABLE_LEVEL = 3  # of zstd; tables are mostly zeros
+TABLE_LEVEL = 1  # of zstd: tables are mostly zeros, and higher levels hardly smaller
 LONG_NAMES = {
     "z": "voxel centres along z (plane)",
     "y": "voxel centres along y",

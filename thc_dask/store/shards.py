@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from thc_dask.errors import DataError, RequestError
 from thc_dask.grid import Extent, Vox
-from thc_dask.store.location import Location, Opened, Sink
+from thc_dask.store.location import Location, Opened, OpenFile, Sink
 
 ABSENT = 2**64 - 1
 CRC_BYTES = 4
@@ -300,6 +300,7 @@ class OpenShard:
 
     def __init__(self, array: ArrayReader, shard: Vox, wanted: Sequence[Vox] = ()) -> None:
         self._array, self._key = array, array.key(shard)
+        self.chunk, self.dtype = array.chunk, array.dtype
         self._first = tuple(p * n for p, n in zip(shard, array.chunks_per_shard, strict=True))
         self._held: dict[tuple[int, int], bytes] = {}
         self._object: Opened | None = None
@@ -376,6 +377,22 @@ class OpenShard:
                 if start <= offset < start + n:
                     found[offset, size] = data[offset - start :][:size]
         return [found[e] for e in entries]
+
+    def source(self, place: Vox) -> tuple[int, int, int]:
+        """Return where the bytes of a stored chunk are, for reading them past the interpreter.
+
+        File, offset and size; or -1, address and size, where they are in memory that this object
+        keeps.
+        """
+        start, size = entry = self.entry(place)
+        self._array.n_bytes_read += size
+        if isinstance(self._object, OpenFile) and entry not in self._held:
+            return self._object.fileno(), start, size
+        if entry not in self._held:
+            self._held[entry] = self.read_all([entry])[0]
+        data = np.frombuffer(self._held[entry], np.uint8)
+        # Fewer than the index says: the checksum of what is there will not fit.
+        return -1, data.ctypes.data, len(data)
 
     def decoded(self, place: Vox, data: bytes) -> NDArray[Any]:
         """Return a chunk from its bytes; DataError where these are damaged."""
