@@ -34,6 +34,7 @@ from thc_dask.store.halving import MeanOfVoxels
 from thc_dask.store.imagecounts import counts_key, gathered
 from thc_dask.store.layout import Level, default_chunk, default_shard, make_levels
 from thc_dask.store.location import Location, locate
+from thc_dask.store.pipeline import compile_pipeline
 from thc_dask.store.publish import begin, check_place, interrupted, publish_image, sweep
 from thc_dask.store.read import Store, open_volume
 from thc_dask.store.root import ROOT
@@ -161,6 +162,7 @@ def carry_out(
         try:
             if reader.grid.n_vox >= LARGE_VOX:
                 compile_mean()
+                compile_pipeline()
             sight.exchange(location)
             receipts = run_waves(tasks, progress)
             if not schedule.is_local():

@@ -18,7 +18,7 @@ from thc_dask.grid import Extent, Vox
 from thc_dask.kernels.histogram import Jobs, are_bytes, joint_counts
 from thc_dask.pairs import Axis, Pair
 from thc_dask.store.batches import Chunk, get_all, keep_memory
-from thc_dask.store.pipeline import BrokenError, Pipeline, can
+from thc_dask.store.pipeline import BrokenError, Decoding, can
 from thc_dask.store.shards import OpenShard, shard_key
 from thc_dask.store.tableparts import Sparse
 
@@ -82,7 +82,7 @@ class Task:
             at_once = max(1, BATCH_VOX // math.prod(array.chunk))
         with _Shards(places) as shards:
             for i in range(0, len(places), at_once):
-                pipeline = Pipeline() if straight else None
+                pipeline = Decoding() if straight else None
                 chunks = _Chunks(places[i : i + at_once], boxes[i : i + at_once], pipeline)
                 parts = [count.ask(chunks) for count in counts]
                 chunks.decode(shards)
@@ -110,7 +110,7 @@ class _Shards(ExitStack):
         self._seen: dict[str, dict[bytes, Chunk]] = {}
 
     def get(
-        self, axis: Axis, places: Sequence[Vox], numbers: Sequence[int], pipeline: Pipeline | None
+        self, axis: Axis, places: Sequence[Vox], numbers: Sequence[int], pipeline: Decoding | None
     ) -> list[Chunk]:
         """Return chunks of the array of an axis as rows; a pipeline may decode them later."""
         if axis.name not in self._open:
@@ -130,7 +130,7 @@ class _Chunks:
     """Some chunks of several arrays: those that are asked for, decoded once."""
 
     def __init__(
-        self, places: Sequence[Vox], boxes: Sequence[Extent], pipeline: Pipeline | None
+        self, places: Sequence[Vox], boxes: Sequence[Extent], pipeline: Decoding | None
     ) -> None:
         self.places, self.boxes, self.pipeline = places, boxes, pipeline
         self._axes: dict[str, Axis] = {}

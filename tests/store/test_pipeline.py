@@ -11,7 +11,7 @@ from thc_dask.convert import write_store
 from thc_dask.count import write_counts
 from thc_dask.errors import DataError
 from thc_dask.labels import write_labels
-from thc_dask.store.pipeline import Pipeline, can, compiled
+from thc_dask.store.pipeline import Decoding, can, compiled
 from thc_dask.store.tableread import read_array
 
 SHAPE = "70,100,130"
@@ -40,8 +40,8 @@ def test_a_pipeline_counts_what_one_by_one_counts(labelled, monkeypatch, tmp_pat
     for name in ("roi", "microstructure"):
         write_labels(f"phantom:{SHAPE}?channel={name}", str(other), name, f"prasad2020-{name}")
     runs = []
-    run = Pipeline.run
-    monkeypatch.setattr(Pipeline, "run", lambda self: (runs.append(self), run(self)))
+    run = Decoding.run
+    monkeypatch.setattr(Decoding, "run", lambda self: (runs.append(self), run(self)))
     found = tables(labelled)
     assert bool(runs) == can()
     runs.clear()
@@ -89,7 +89,7 @@ def test_a_damaged_chunk_is_named(labelled, how):
 @pytest.mark.skipif(not can(), reason="this system has no plain zstd binding")
 def test_what_fails_once_is_read_again(labelled, monkeypatch):
     failed = []
-    run = Pipeline.run
+    run = Decoding.run
 
     def fail_once(self):
         if not failed:
@@ -98,7 +98,7 @@ def test_what_fails_once_is_read_again(labelled, monkeypatch):
             steps[0] = (steps[0][0], steps[0][1], 10**12, *steps[0][3:])  # behind the end
         run(self)
 
-    monkeypatch.setattr(Pipeline, "run", fail_once)
+    monkeypatch.setattr(Decoding, "run", fail_once)
     found = tables(labelled)
     assert failed
     assert found["counts/roi/plane/counts"].sum() == 70 * 100 * 130

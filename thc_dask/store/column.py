@@ -14,10 +14,13 @@ from numpy.typing import NDArray
 from thc_dask.grid import Extent, Vox
 from thc_dask.store.imagecounts import ImageCounts, counts_key
 from thc_dask.store.layout import Level
+from thc_dask.store.pipeline import NO_HALF, Encoding, can_encode
 from thc_dask.store.shards import ShardWriter, encode_chunk, scratch, shard_key
 from thc_dask.store.target import Receipt, Target
 
 ROW_BYTES = 2**20  # chunks side by side that are made at a time: what a core's cache holds
+PIECE_BYTES = 2**22  # of a layer that machine code makes in one call, chunk by chunk
+LANES = 8  # voxels
 
 
 @dataclass(frozen=True)
@@ -35,12 +38,16 @@ class Spare:
         self._free: list[NDArray[Any]] = []  # in one piece each, of any length
 
     def take(self, shape: Vox, dtype: np.dtype[Any]) -> NDArray[Any]:
-        """Return an array with the content of before; every voxel of it will be written."""
-        n = math.prod(shape)
+        """Return an array with the content of before; every voxel of it will be written.
+
+        Its lines are whole words apart, as machine code wants them.
+        """
+        line = -(-shape[2] // LANES) * LANES
+        n = shape[0] * shape[1] * line
         free = sorted((piece.size, i) for i, piece in enumerate(self._free))
         fits = [i for size, i in free if size >= n]
         piece = self._free.pop(fits[0]) if fits else np.empty(n, dtype)
-        return piece[:n].reshape(shape)
+        return piece[:n].reshape(*shape[:2], line)[:, :, : shape[2]]
 
     def give(self, arrays: Sequence[NDArray[Any]]) -> None:
         """Take arrays back."""
@@ -116,6 +123,12 @@ class Column:
     def _add(self, j: int, layer: NDArray[Any], z: int, top: int = 0) -> None:
         """Halve a layer of a level and compress its chunks; it begins at ``z`` and ``top``."""
         c = self._levels[j].chunk
+        code = self._code(j, layer)
+        if code is not None:
+            rows = c[1] * max(1, PIECE_BYTES // (layer.nbytes // -(-layer.shape[1] // c[1])))
+            for y in range(0, layer.shape[1], rows):
+                self._encode(j, layer[:, y : y + rows], (z, top + y, 0), code)
+            return
         step = c[2] * _chunks_of_row(c, layer.dtype)
         for y in range(0, layer.shape[1], c[1]):
             for x in range(0, layer.shape[2], step):
@@ -130,6 +143,56 @@ class Column:
                     if data is not None:
                         place = (z // c[0], (top + y) // c[1], x // c[2] + i)
                         self._writer(j).append(place, data)
+
+    def _code(self, j: int, layer: NDArray[Any]) -> int | None:
+        """Return the machine code that halves a layer, 0 if nothing is to be halved.
+
+        None where chunks are not made by machine code.
+        """
+        if not can_encode() or layer.strides[2] != layer.itemsize:
+            return None
+        if j + 1 == len(self._levels):
+            return 0
+        odd = any(n % 2 for n in self._levels[j].chunk) or self._levels[j].chunk[2] % LANES
+        return None if odd else self._target.halving.code(layer.dtype) or None
+
+    def _encode(self, j: int, layer: NDArray[Any], inside: Vox, code: int) -> None:
+        """Halve and compress rows of chunks, which begin at ``inside``, by machine code."""
+        c, itemsize = self._levels[j].chunk, layer.itemsize
+        encoding = Encoding(self._target.codec, c, layer.dtype, code)
+        if j == 0 and self._counts is not None:
+            encoding.count(self._counts.jobs(encoding.memory, layer.shape, inside))
+        start, (step_z, step_y, _) = layer.__array_interface__["data"][0], layer.strides
+        coarse = self._coarse[j] if code else layer
+        to, (to_z, to_y, _) = coarse.__array_interface__["data"][0], coarse.strides
+        (z, top, left), (n_z, n_y, n_x) = inside, layer.shape
+        to += z // 2 * to_z + top // 2 * to_y + left // 2 * itemsize
+        places = []
+        for y in range(0, n_y, c[1]):
+            for x in range(0, n_x, c[2]):
+                shape = n_z, min(c[1], n_y - y), min(c[2], n_x - x)
+                half = NO_HALF
+                if code and shape == c:
+                    half = to + y // 2 * to_y + x // 2 * itemsize, to_z // 4, to_y // 4
+                elif code:
+                    part = layer[:, y : y + c[1], x : x + c[2]]
+                    self._halve_part(j, part, (z, top + y, left + x))
+                size = (*shape[:2], shape[2] * itemsize)
+                encoding.add(start + y * step_y + x * itemsize, (step_z, step_y), size, half)
+                places.append((z // c[0], (top + y) // c[1], (left + x) // c[2]))
+        found, data = encoding.run()
+        if len(data):
+            self._writer(j).append_all(places, found, data)
+
+    def _halve_part(self, j: int, part: NDArray[Any], inside: Vox) -> None:
+        """Halve a part of a level, which begins ``inside`` the column."""
+        (z, y, x), (n_z, n_y, n_x) = inside, part.shape
+        here = Extent(inside, (z + n_z, y + n_y, x + n_x))
+        a, b, c = (s >> j for s in self.extent.start)
+        self._target.halving.halve(
+            part, self._coarse[j][here.level(1).slices], self._levels[j].index,
+            (a + z, b + y, c + x),
+        )  # fmt: skip
 
     def _halve(self, j: int, chunks: NDArray[Any], shape: Vox, inside: Vox) -> None:
         """Halve chunks side by side, ``shape`` voxels of a level from ``inside`` the column on."""

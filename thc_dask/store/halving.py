@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from thc_dask.grid import Extent, Vox
-from thc_dask.kernels.mean import mean
+from thc_dask.kernels.mean import mean, mean_code
 from thc_dask.store.shards import scratch
 
 
@@ -21,6 +21,9 @@ class Halving(Protocol):
 
     def halve_row(self, chunks: NDArray[Any], dst: NDArray[Any], level: int, start: Vox) -> None:
         """Fill ``dst`` from (chunk, z, y, x): chunks side by side along x, of even sizes."""
+
+    def code(self, dtype: np.dtype[Any]) -> int:
+        """Return the address of machine code as ``kernels.mean`` has it, 0 where there is none."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,9 @@ class MeanOfVoxels:
         n, _, _, x = chunks.shape
         # One call for all: threads that make many short ones wait for one another.
         mean(chunks, dst.reshape(*dst.shape[:2], n, x // 2).transpose(2, 0, 1, 3))
+
+    def code(self, dtype: np.dtype[Any]) -> int:
+        return mean_code(dtype)
 
 
 @dataclass(frozen=True)
@@ -68,3 +74,6 @@ class ModeOfKnown:
         for i, chunk in enumerate(chunks):
             half = dst[:, :, i * width // 2 : (i + 1) * width // 2]
             self.halve(chunk, half, level, (z, y, x + i * width))
+
+    def code(self, dtype: np.dtype[Any]) -> int:
+        return 0

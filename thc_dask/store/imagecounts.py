@@ -8,6 +8,7 @@ twice.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import product
 
 import numpy as np
 import zstandard
@@ -57,6 +58,21 @@ class ImageCounts:
         for i, chunk in enumerate(row):
             jobs.add(0, chunk[:n_z, :n_y, : n_x - i * self._chunk[2]], inside[0], i)
         jobs.run()
+
+    def jobs(self, memory: NDArray[np.uint8], shape: Vox, inside: Vox) -> Jobs:
+        """Return what counts the chunks of ``shape`` voxels (z, y, x), row by row.
+
+        Each is in ``memory`` when its turn comes. ``inside`` is where they begin in the column.
+        """
+        n_z, n_y, n_x = shape
+        _, c_y, c_x = self._chunk
+        place = tuple(p // c for p, c in zip(inside, self._chunk, strict=True))
+        rows = self._chunks[place[0], place[1] : place[1] - (-n_y // c_y)]
+        jobs = Jobs(self._planes, rows.reshape(-1, 1, N_INTENSITIES))
+        corners = product(range(0, n_y, c_y), range(0, n_x, c_x))
+        for i, (y, x) in enumerate(corners):
+            jobs.add(0, memory[:n_z, : n_y - y, : n_x - x], inside[0], i)
+        return jobs
 
     def encoded(self) -> bytes:
         """Return them as bytes: planes, then chunks."""

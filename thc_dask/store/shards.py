@@ -22,7 +22,9 @@ from numpy.typing import NDArray
 
 from thc_dask.errors import DataError, RequestError
 from thc_dask.grid import Extent, Vox
+from thc_dask.store.filesink import Buffer
 from thc_dask.store.location import Location, Opened, OpenFile, Sink
+from thc_dask.store.zstd import Parameters
 
 ABSENT = 2**64 - 1
 CRC_BYTES = 4
@@ -53,17 +55,31 @@ class Codec:
     def __str__(self) -> str:
         return "zstd" if self.level is None else f"zstd:{self.level}"
 
+    @property
+    def parameters(self) -> Parameters:
+        """The library's own names of what differs from its defaults."""
+        if self.level is not None:
+            return (("compressionLevel", self.level),)
+        # CT noise has hardly any repeats: what compresses is entropy. A small table and long
+        # matches skip the search; the literals are still entropy coded (target length 0).
+        return (
+            ("windowLog", 18), ("hashLog", 8), ("chainLog", 6), ("searchLog", 1), ("minMatch", 7),
+            ("targetLength", 0), ("strategy", zstandard.STRATEGY_FAST),
+        )  # fmt: skip
+
     def compressor(self) -> zstandard.ZstdCompressor:
         """Return a compressor for the use of one thread."""
         if self.level is not None:
             return zstandard.ZstdCompressor(level=self.level, write_content_size=True)
-        # CT noise has hardly any repeats: what compresses is entropy. A small table and long
-        # matches skip the search; the literals are still entropy coded (target_length 0).
         params = zstandard.ZstdCompressionParameters(
-            window_log=18, hash_log=8, chain_log=6, search_log=1, min_match=7, target_length=0,
-            strategy=zstandard.STRATEGY_FAST, write_content_size=1,
-        )  # fmt: skip
+            **{_snake(name): value for name, value in self.parameters}, write_content_size=1
+        )
         return zstandard.ZstdCompressor(compression_params=params)
+
+
+def _snake(name: str) -> str:
+    """Return a name of the library as its Python package writes it."""
+    return "".join(f"_{a.lower()}" if a.isupper() else a for a in name)
 
 
 class Scratch(threading.local):
@@ -108,6 +124,20 @@ class ShardWriter:
         z, y, x = place
         self._index[(z * n_y + y) * n_x + x] = self._size, len(data) + CRC_BYTES
         self._write(data)
+
+    def append_all(self, places: Sequence[Vox], found: NDArray[np.int64], data: Buffer) -> None:
+        """Add compressed chunks, each with its checksum behind it, as ``Encoding.run`` has them."""
+        _, n_y, n_x = self._chunks
+        z, y, x = np.array(places).T
+        sizes = found[:, 0]
+        there = sizes > 0
+        stored = sizes[there] + CRC_BYTES
+        ends = np.cumsum(stored)
+        where = ((z * n_y + y) * n_x + x)[there]
+        self._index[where, 0], self._index[where, 1] = self._size + ends - stored, stored
+        self._checksums += found[there, 1].astype("<u4").tobytes()
+        self._sink.append([data])
+        self._size += int(ends[-1])
 
     def close(self) -> None:
         """Write the index; no chunk can be added after that."""

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from thc_dask.native import load, ready
+from thc_dask.native import address_of, load, ready
 
 COMPILED = "thc_dask.kernels.mean.compiled"
 WORD_BYTES = 8
@@ -90,6 +90,12 @@ def mean(src: NDArray[Any], dst: NDArray[Any]) -> None:
 def compile_mean() -> None:
     """Have the machine code compiled, once a machine: a second or two that large volumes repay."""
     load(COMPILED)
+
+
+def mean_code(dtype: np.dtype[Any]) -> int:
+    """Return the address of the machine code for a type, 0 where there is none yet."""
+    functions = ready(COMPILED) if dtype in _WORDS else None
+    return 0 if functions is None else address_of(functions[dtype.name])
 
 
 def _mean_compiled(src: NDArray[Any], dst: NDArray[Any]) -> bool:

@@ -1,12 +1,15 @@
-"""Stored chunks read, checked, decoded and counted while in cache, many in one call.
+"""What is done with chunks while they are in cache, many of them in one call.
 
 Threads that come back to the interpreter after each step of each chunk wait there for one another.
-Here the chunks of a shard are one call, and follow one another through memory of the size of one.
+Here the chunks of a shard are one call, and follow one another through memory of the size of one:
+``Decoding`` reads, checks, decodes and counts them, ``Encoding`` gathers, halves, counts and
+compresses them.
 """
 
 from __future__ import annotations
 
 import ctypes
+import math
 import os
 from functools import cache
 from typing import Any
@@ -16,12 +19,13 @@ from numpy.typing import NDArray
 
 from thc_dask.grid import Vox
 from thc_dask.kernels.histogram import Jobs, counter
-from thc_dask.native import address_of, load
+from thc_dask.native import address_of, load, ready
 from thc_dask.store import zstd
-from thc_dask.store.shards import OpenShard, scratch
+from thc_dask.store.shards import CRC_BYTES, Codec, OpenShard, scratch
 
 COMPILED = "thc_dask.store.pipeline.compiled"
 DECODE, COUNT = 0, 1
+NO_HALF = (0, 0, 0)
 PAGE = 2**16  # room for chunks grows in such steps
 
 
@@ -35,6 +39,17 @@ def can() -> bool:
     return hasattr(os, "pread") and zstd.is_callable()
 
 
+def can_encode() -> bool:
+    """Whether chunks can be encoded without waiting for a compiler."""
+    return can() and ready(COMPILED) is not None
+
+
+def compile_pipeline() -> None:
+    """Have the machine code compiled, once a machine: seconds that large volumes repay."""
+    if can():
+        load(COMPILED)
+
+
 @cache
 def _pread() -> int:
     """Return the address of the system's ``pread``, whose offsets have 64 bits."""
@@ -43,8 +58,8 @@ def _pread() -> int:
     return address_of(function)
 
 
-class Pipeline:
-    """What is to be done with chunks, one after the other by their numbers; ``run`` does it."""
+class Decoding:
+    """What is to be done with stored chunks, in the order of their numbers; ``run`` does it."""
 
     def __init__(self) -> None:
         self._steps: dict[int, list[tuple[int, ...]]] = {}
@@ -86,9 +101,74 @@ class Pipeline:
         steps = np.array([s for _, some in sorted(self._steps.items()) for s in some], np.int64)
         failed = np.zeros(1, np.int64)
         stored = scratch.array("stored", (-(-self._longest // PAGE) * PAGE,), np.dtype(np.uint8))
-        load(COMPILED)["run"](
+        load(COMPILED)["decode"](
             steps.ctypes.data, len(steps), *zstd.decompressor(), _pread(), stored.ctypes.data,
             *counter(), failed.ctypes.data,
         )  # fmt: skip
         if failed[0]:
             raise BrokenError
+
+
+class Encoding:
+    """Chunks of one size to be made from larger blocks of voxels, one after the other.
+
+    Parameters
+    ----------
+    codec
+        How they are compressed.
+    chunk
+        Voxels (z, y, x) of each; where a block ends before, zeros fill it up.
+    dtype
+        Of the voxels.
+    halve
+        Address of the machine code of ``kernels.mean`` for that type.
+    """
+
+    def __init__(self, codec: Codec, chunk: Vox, dtype: np.dtype[Any], halve: int = 0) -> None:
+        self._codec, self._halve = codec, halve
+        self._jobs: Jobs | None = None
+        self._bytes = chunk[0], chunk[1], chunk[2] * dtype.itemsize
+        self._chunks: list[tuple[int, ...]] = []
+        self.memory = scratch.array("chunk", chunk, dtype)
+        """The chunk that is being made."""
+
+    def count(self, jobs: Jobs) -> None:
+        """Have blocks of ``memory`` counted, each with the chunk of its number."""
+        self._jobs = jobs
+
+    def add(
+        self, address: int, steps: tuple[int, int], shape: tuple[int, int, int],
+        half: tuple[int, int, int] = NO_HALF,
+    ) -> None:  # fmt: skip
+        """Ask for the chunk of ``shape`` (z, y, bytes) at an address; steps are in bytes.
+
+        ``half`` is where its half goes, address and steps in half words of four bytes.
+        """
+        self._chunks.append((address, *steps, *shape, *half, 0))
+
+    def run(self) -> tuple[NDArray[np.int64], memoryview]:
+        """Make them; return (chunk, [bytes, crc32c]) and the frames, each with its checksum.
+
+        A chunk of zeros has no bytes.
+        """
+        chunks = np.array([*self._chunks, (*self._bytes, *[0] * 7)], np.int64)
+        count = 0
+        if self._jobs is not None:
+            count, tally, seen = counter()
+            for number, (job, _, n_rows, n_columns, met) in self._jobs.calls().items():
+                chunks[number, 9] = job
+                chunks[-1, 3:8] = n_rows, n_columns, tally, seen, met
+        n = math.prod(self._bytes)
+        room = len(self._chunks) * (n + (n >> 8) + 512)  # never less than ZSTD_compressBound
+        into = scratch.array("encoded", (room,), np.dtype(np.uint8))
+        found = np.zeros((len(self._chunks), 2), np.int64)
+        load(COMPILED)["encode"](
+            chunks.ctypes.data, len(found), self.memory.ctypes.data, into.ctypes.data, room,
+            *zstd.compressor(self._codec.parameters), self._halve, count, found.ctypes.data,
+        )  # fmt: skip
+        if self._jobs is not None:
+            self._jobs.met()
+        sizes = found[:, 0]
+        if (sizes < 0).any():
+            raise MemoryError("zstd could not compress a chunk")
+        return found, into.data[: int(sizes.sum()) + CRC_BYTES * np.count_nonzero(sizes)]

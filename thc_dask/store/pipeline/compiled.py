@@ -18,6 +18,8 @@ from numba.extending import intrinsic
 
 DECODE, COUNT = 0, 1
 WIDTH = 6  # numbers that make a step
+CHUNK_WIDTH = 10  # numbers that say what becomes of a chunk
+LINE_BYTES = 64  # of most chunks
 
 LANE_BYTES = 4096  # three such pieces are checked side by side
 POLYNOMIAL = 0x82F63B78  # of the crc32c, reflected
@@ -155,11 +157,11 @@ def crc32c(address: Any, n_bytes: Any) -> Any:
     types.void(_I64, _INT, _INT, _INT, _INT, _INT, _INT, _INT, _INT, _I64),
     error_model="numpy", forceinline=True,
 )  # fmt: skip
-def run(
+def decode(
     steps: Any, n_steps: Any, decompress: Any, context: Any, read: Any, stored: Any, count: Any,
     tally: Any, seen: Any, failed: Any,
 ) -> None:  # fmt: skip  # pragma: no cover - compiled
-    """Do steps as ``Pipeline`` writes them; say which failed, counted from one.
+    """Do steps as ``Decoding`` writes them; say which failed, counted from one.
 
     ``stored`` is room for the bytes of the longest chunk.
     """
@@ -190,4 +192,98 @@ def run(
             _call(count, given_too)  # type: ignore[call-arg]
 
 
-EXPORTED = {"run": run}
+@njit(inline="always", error_model="numpy")  # pragma: no cover - compiled
+def _gather(source: Any, step_z: Any, step_y: Any, n_z: Any, n_y: Any, n: Any, into: Any,
+            size_y: Any, size: Any) -> None:  # fmt: skip
+    """Bring lines of ``n`` bytes into one piece of lines of ``size`` bytes, ``size_y`` a plane."""
+    for z in range(n_z):
+        for y in range(n_y):
+            line, place = source + z * step_z + y * step_y, into + (z * size_y + y) * size
+            here: Any = _words_at(line)  # type: ignore[call-arg]
+            there: Any = _words_at(place)
+            if n == LINE_BYTES:
+                for w in range(LINE_BYTES >> 3):
+                    there[w] = here[w]
+            else:
+                for w in range(n >> 3):
+                    there[w] = here[w]
+                old: Any = _bytes_at(line)
+                new: Any = _bytes_at(place)
+                for i in range(n & ~7, n):
+                    new[i] = old[i]
+
+
+@njit(inline="always", error_model="numpy")  # pragma: no cover - compiled
+def _is_zero(address: Any, n_bytes: Any) -> Any:
+    """Whether all bytes are zero; one in the middle tells of most that they are not."""
+    words: Any = _words_at(address)  # type: ignore[call-arg]
+    found = words[n_bytes >> 4]
+    if found == 0:
+        for w in range(n_bytes >> 3):
+            found |= words[w]
+        rest: Any = _bytes_at(address)
+        for i in range(n_bytes & ~7, n_bytes):
+            found |= np.uint64(rest[i])
+    return found == 0
+
+
+@njit(inline="always", error_model="numpy")  # pragma: no cover - compiled
+def _clear(address: Any, n_bytes: Any) -> None:
+    words: Any = _words_at(address)  # type: ignore[call-arg]
+    for w in range(n_bytes >> 3):
+        words[w] = np.uint64(0)
+    rest: Any = _bytes_at(address)
+    for i in range(n_bytes & ~7, n_bytes):
+        rest[i] = np.uint8(0)
+
+
+@cfunc(
+    types.void(_I64, _INT, _INT, _INT, _INT, _INT, _INT, _INT, _INT, _I64),
+    error_model="numpy", forceinline=True,
+)  # fmt: skip
+def encode(
+    chunks: Any, n_chunks: Any, memory: Any, into: Any, room: Any, compress: Any, context: Any,
+    halve: Any, count: Any, found: Any,
+) -> None:  # fmt: skip  # pragma: no cover - compiled
+    """Make chunks as ``Encoding`` lists them; say of each how long it is and its checksum.
+
+    Behind the chunks stand the size of each and what all counts have in common.
+    A chunk of zeros is of no length. A length of -1 says that one did not fit, and nothing follows.
+    """
+    common = n_chunks * CHUNK_WIDTH
+    size_z, size_y, size = chunks[common + 0], chunks[common + 1], chunks[common + 2]
+    n_rows, n_columns, tally = chunks[common + 3], chunks[common + 4], chunks[common + 5]
+    seen, met = chunks[common + 6], chunks[common + 7]
+    n_bytes = size_z * size_y * size
+    at = 0
+    for i in range(n_chunks):
+        c = i * CHUNK_WIDTH
+        n_z, n_y, n = chunks[c + 3], chunks[c + 4], chunks[c + 5]
+        if n_z < size_z or n_y < size_y or n < size:
+            _clear(memory, n_bytes)
+        _gather(chunks[c], chunks[c + 1], chunks[c + 2], n_z, n_y, n, memory, size_y, size)
+        if chunks[c + 6]:
+            given = (
+                memory, 1, size_z, size_y, size >> 3, chunks[c + 6], 0, chunks[c + 7], chunks[c + 8]
+            )  # fmt: skip
+            _call(halve, given)  # type: ignore[call-arg]
+        if chunks[c + 9]:
+            job = chunks[c + 9], 1, n_rows, n_columns, tally, seen, met
+            _call(count, job)  # type: ignore[call-arg]
+        if _is_zero(memory, n_bytes):
+            found[2 * i] = 0
+            continue
+        left = context, into + at, room - at, memory, n_bytes
+        n_found: Any = _call(compress, left)  # type: ignore[call-arg]
+        if n_found <= 0 or n_found > room - at - CRC_BYTES:
+            found[2 * i] = -1
+            return
+        crc = crc32c(into + at, n_found)
+        last: Any = _bytes_at(into + at + n_found)
+        for b in range(CRC_BYTES):
+            last[b] = np.uint8((crc >> np.uint64(8 * b)) & np.uint64(0xFF))
+        found[2 * i], found[2 * i + 1] = n_found, np.int64(crc)
+        at += n_found + CRC_BYTES
+
+
+EXPORTED = {"decode": decode, "encode": encode}
