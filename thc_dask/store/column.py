@@ -19,7 +19,6 @@ from thc_dask.store.shards import ShardWriter, encode_chunk, scratch, shard_key
 from thc_dask.store.target import Receipt, Target
 
 ROW_BYTES = 2**20  # chunks side by side that are made at a time: what a core's cache holds
-PIECE_BYTES = 2**22  # of a layer that machine code makes in one call, chunk by chunk
 LANES = 8  # voxels
 
 
@@ -87,8 +86,11 @@ class Column:
                 self._add(j, coarse[z : z + step], z)
         self._spare.give(self._coarse)
         self._coarse = []
-        for writer in self._writers:
-            if writer is not None:
+        for j, writer in enumerate(self._writers):
+            if writer is not None and writer.is_empty:
+                writer.abort()
+                self._writers[j] = None
+            elif writer is not None:
                 writer.close()
 
     def commit(self, read: Tally | None = None) -> Receipt:
@@ -125,9 +127,7 @@ class Column:
         c = self._levels[j].chunk
         code = self._code(j, layer)
         if code is not None:
-            rows = c[1] * max(1, PIECE_BYTES // (layer.nbytes // -(-layer.shape[1] // c[1])))
-            for y in range(0, layer.shape[1], rows):
-                self._encode(j, layer[:, y : y + rows], (z, top + y, 0), code)
+            self._encode(j, layer, (z, top, 0), code)
             return
         step = c[2] * _chunks_of_row(c, layer.dtype)
         for y in range(0, layer.shape[1], c[1]):
@@ -180,9 +180,7 @@ class Column:
                 size = (*shape[:2], shape[2] * itemsize)
                 encoding.add(start + y * step_y + x * itemsize, (step_z, step_y), size, half)
                 places.append((z // c[0], (top + y) // c[1], (left + x) // c[2]))
-        found, data = encoding.run()
-        if len(data):
-            self._writer(j).append_all(places, found, data)
+        self._writer(j).encode(encoding, places)
 
     def _halve_part(self, j: int, part: NDArray[Any], inside: Vox) -> None:
         """Halve a part of a level, which begins ``inside`` the column."""

@@ -196,10 +196,35 @@ class FileSink:
                 if self._filled == BUFFER_BYTES:
                     self._flush()
 
+    def room(self, least: int) -> memoryview | None:
+        """Return memory behind what was added, of ``least`` bytes or more; None if that is much.
+
+        What is written there counts once ``added`` says so.
+        """
+        if least > BUFFER_BYTES - BLOCK_BYTES:
+            return None
+        if BUFFER_BYTES - self._filled < least:
+            self._flush()
+        if self._buffer is None:
+            self._buffer = _buffers.take()
+        return memoryview(self._buffer)[self._filled :]
+
+    def added(self, n: int) -> None:
+        """Say that ``n`` bytes of ``room`` have been filled."""
+        self._filled += n
+
     def close(self) -> None:
         """Hand what is left to the disk; nothing can be added after that."""
+        self._flush()
         if self._filled:
-            self._flush()
+            assert self._buffer is not None
+            n, buffer = self._filled, self._buffer
+            padded = -(-n // BLOCK_BYTES) * BLOCK_BYTES  # commit cuts it off
+            buffer[n:padded] = bytes(padded - n)
+            self._write(padded, n)
+        elif self._buffer is not None:
+            _buffers.give(self._buffer)
+            self._buffer = None
 
     def commit(self) -> None:
         """Make the file appear, whole; a power cut cannot lose it."""
@@ -217,17 +242,26 @@ class FileSink:
             os.replace(self._partial, self._path)
 
     def _flush(self) -> None:
-        """Give the buffer to the disk; an error of an earlier one is raised here."""
+        """Give whole blocks to the disk, and begin a buffer with what is left."""
+        whole = self._filled // BLOCK_BYTES * BLOCK_BYTES
+        if not whole:
+            return
+        assert self._buffer is not None
+        rest = self._buffer[whole : self._filled]
+        self._write(whole, whole)
+        if rest:
+            self._buffer, self._filled = _buffers.take(), len(rest)
+            self._buffer[: len(rest)] = rest
+
+    def _write(self, padded: int, n: int) -> None:
+        """Give the buffer to the disk, ``n`` bytes of it data; earlier errors are raised here."""
         with writing(str(self._path)):
             done = [future for future in self._pending if future.done()]
             self._pending = [future for future in self._pending if future not in done]
             for future in done:
                 future.result()
         assert self._buffer is not None
-        n, buffer = self._filled, self._buffer
-        padded = -(-n // BLOCK_BYTES) * BLOCK_BYTES  # only the last; commit cuts it off
-        buffer[n:padded] = bytes(padded - n)
-        self._pending.append(_buffers.write(self._opened, buffer, padded, self._size))
+        self._pending.append(_buffers.write(self._opened, self._buffer, padded, self._size))
         self._buffer, self._filled, self._size = None, 0, self._size + n
 
     def abort(self) -> None:

@@ -39,6 +39,15 @@ class Sink(Protocol):
     def append(self, parts: Sequence[Buffer]) -> None:
         """Add bytes at the end."""
 
+    def room(self, least: int) -> memoryview | None:
+        """Return memory for the next ``least`` bytes or more, None where there is none.
+
+        What is written there counts once ``added`` says so.
+        """
+
+    def added(self, n: int) -> None:
+        """Say that ``n`` bytes of ``room`` have been filled."""
+
     def close(self) -> None:
         """Let go of memory as far as possible; nothing can be added after that."""
 
@@ -409,6 +418,12 @@ class MemorySink:
     def append(self, parts: Sequence[Buffer]) -> None:
         for part in parts:
             self._data += part
+
+    def room(self, least: int) -> None:
+        return None
+
+    def added(self, n: int) -> None:
+        raise AssertionError("there was no room")
 
     def close(self) -> None:
         pass

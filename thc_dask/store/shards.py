@@ -13,7 +13,7 @@ import threading
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import google_crc32c
 import numpy as np
@@ -22,9 +22,11 @@ from numpy.typing import NDArray
 
 from thc_dask.errors import DataError, RequestError
 from thc_dask.grid import Extent, Vox
-from thc_dask.store.filesink import Buffer
 from thc_dask.store.location import Location, Opened, OpenFile, Sink
 from thc_dask.store.zstd import Parameters
+
+if TYPE_CHECKING:
+    from thc_dask.store.pipeline import Encoding
 
 ABSENT = 2**64 - 1
 CRC_BYTES = 4
@@ -125,19 +127,39 @@ class ShardWriter:
         self._index[(z * n_y + y) * n_x + x] = self._size, len(data) + CRC_BYTES
         self._write(data)
 
-    def append_all(self, places: Sequence[Vox], found: NDArray[np.int64], data: Buffer) -> None:
-        """Add compressed chunks, each with its checksum behind it, as ``Encoding.run`` has them."""
+    def encode(self, encoding: Encoding, places: Sequence[Vox]) -> None:
+        """Have the chunks of an encoding made at the end of the shard, each with its place."""
+        done = 0
+        while done < len(places):
+            room = self._sink.room(encoding.most_bytes)
+            into = encoding.memory_for_all() if room is None else room
+            found = encoding.run(into, done)
+            n = self._note(places[done : done + len(found)], found)
+            if room is None:
+                self._sink.append([into[:n]])
+            else:
+                self._sink.added(n)
+            done += len(found)
+
+    def _note(self, places: Sequence[Vox], found: NDArray[np.int64]) -> int:
+        """Note what ``Encoding.run`` has made; return how many bytes that is."""
+        there = found[:, 0] > 0
+        stored = found[there, 0] + CRC_BYTES
+        if not len(stored):
+            return 0
         _, n_y, n_x = self._chunks
         z, y, x = np.array(places).T
-        sizes = found[:, 0]
-        there = sizes > 0
-        stored = sizes[there] + CRC_BYTES
-        ends = np.cumsum(stored)
         where = ((z * n_y + y) * n_x + x)[there]
+        ends = np.cumsum(stored)
         self._index[where, 0], self._index[where, 1] = self._size + ends - stored, stored
         self._checksums += found[there, 1].astype("<u4").tobytes()
-        self._sink.append([data])
         self._size += int(ends[-1])
+        return int(ends[-1])
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether all its chunks are zero: such a shard is not stored."""
+        return self._size == 0
 
     def close(self) -> None:
         """Write the index; no chunk can be added after that."""

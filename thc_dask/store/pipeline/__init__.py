@@ -11,7 +11,7 @@ from __future__ import annotations
 import ctypes
 import math
 import os
-from functools import cache
+from functools import cache, cached_property
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,7 @@ from thc_dask.grid import Vox
 from thc_dask.kernels.histogram import Jobs, counter
 from thc_dask.native import address_of, load, ready
 from thc_dask.store import zstd
-from thc_dask.store.shards import CRC_BYTES, Codec, OpenShard, scratch
+from thc_dask.store.shards import Codec, OpenShard, scratch
 
 COMPILED = "thc_dask.store.pipeline.compiled"
 DECODE, COUNT = 0, 1
@@ -146,29 +146,44 @@ class Encoding:
         """
         self._chunks.append((address, *steps, *shape, *half, 0))
 
-    def run(self) -> tuple[NDArray[np.int64], memoryview]:
-        """Make them; return (chunk, [bytes, crc32c]) and the frames, each with its checksum.
-
-        A chunk of zeros has no bytes.
-        """
-        chunks = np.array([*self._chunks, (*self._bytes, *[0] * 7)], np.int64)
-        count = 0
-        if self._jobs is not None:
-            count, tally, seen = counter()
-            for number, (job, _, n_rows, n_columns, met) in self._jobs.calls().items():
-                chunks[number, 9] = job
-                chunks[-1, 3:8] = n_rows, n_columns, tally, seen, met
+    @property
+    def most_bytes(self) -> int:
+        """What one chunk may take."""
         n = math.prod(self._bytes)
-        room = len(self._chunks) * (n + (n >> 8) + 512)  # never less than ZSTD_compressBound
-        into = scratch.array("encoded", (room,), np.dtype(np.uint8))
-        found = np.zeros((len(self._chunks), 2), np.int64)
+        return n + (n >> 8) + 512  # never less than ZSTD_compressBound and a checksum
+
+    def memory_for_all(self) -> memoryview:
+        """Return memory of this thread that holds them all."""
+        n = len(self._chunks) * self.most_bytes
+        return scratch.array("encoded", (n,), np.dtype(np.uint8)).data
+
+    def run(self, into: memoryview, first: int = 0) -> NDArray[np.int64]:
+        """Make chunks from ``first`` on, as many as there is room for ``most_bytes`` each.
+
+        Returns (chunk, [bytes, crc32c]) of those that were made. Their frames lie one after the
+        other, each with its checksum behind it. A chunk of zeros has no bytes.
+        """
+        chunks = self._numbers
+        found = np.zeros((len(chunks) - first, 2), np.int64)  # the last one says how many
         load(COMPILED)["encode"](
-            chunks.ctypes.data, len(found), self.memory.ctypes.data, into.ctypes.data, room,
-            *zstd.compressor(self._codec.parameters), self._halve, count, found.ctypes.data,
+            chunks[first:].ctypes.data, len(found) - 1, self.memory.ctypes.data,
+            np.frombuffer(into, np.uint8).ctypes.data, len(into), self.most_bytes,
+            *zstd.compressor(self._codec.parameters), self._halve,
+            0 if self._jobs is None else counter()[0], found.ctypes.data,
         )  # fmt: skip
+        if found[-1, 0] <= 0:
+            raise MemoryError("zstd could not compress a chunk")
         if self._jobs is not None:
             self._jobs.met()
-        sizes = found[:, 0]
-        if (sizes < 0).any():
-            raise MemoryError("zstd could not compress a chunk")
-        return found, into.data[: int(sizes.sum()) + CRC_BYTES * np.count_nonzero(sizes)]
+        return found[: found[-1, 0]]
+
+    @cached_property
+    def _numbers(self) -> NDArray[np.int64]:
+        """What machine code is told: chunks, and behind them what they have in common."""
+        numbers = np.array([*self._chunks, (*self._bytes, *[0] * 7)], np.int64)
+        if self._jobs is not None:
+            _, tally, seen = counter()
+            for number, (job, _, n_rows, n_columns, met) in self._jobs.calls().items():
+                numbers[number, 9] = job
+                numbers[-1, 3:8] = n_rows, n_columns, tally, seen, met
+        return numbers

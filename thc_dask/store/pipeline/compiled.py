@@ -20,6 +20,7 @@ DECODE, COUNT = 0, 1
 WIDTH = 6  # numbers that make a step
 CHUNK_WIDTH = 10  # numbers that say what becomes of a chunk
 LINE_BYTES = 64  # of most chunks
+AHEAD = 8  # lines that are on their way from memory
 
 LANE_BYTES = 4096  # three such pieces are checked side by side
 POLYNOMIAL = 0x82F63B78  # of the crc32c, reflected
@@ -100,6 +101,34 @@ def _pointer(kind: Any, address: Any) -> Any:
         return builder.inttoptr(values[0], context.get_value_type(signature.return_type))
 
     return types.CPointer(kind)(address), code
+
+
+@intrinsic
+def _fetch(_: Any, address: Any) -> Any:  # pragma: no cover - compiled
+    """Have the processor bring a line of memory near, which may be anywhere."""
+
+    def code(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        byte, flag = ir.IntType(8).as_pointer(), ir.IntType(32)
+        kind = ir.FunctionType(ir.VoidType(), [byte, flag, flag, flag])
+        function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+        read, near, data = (ir.Constant(flag, n) for n in (0, 3, 1))
+        builder.call(function, [builder.inttoptr(values[0], byte), read, near, data])
+        return context.get_dummy_value()
+
+    return types.none(address), code
+
+
+@intrinsic
+def _copy_line(_: Any, source: Any, into: Any) -> Any:  # pragma: no cover - compiled
+    """Copy ``LINE_BYTES``."""
+
+    def code(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        line = ir.VectorType(ir.IntType(8), LINE_BYTES).as_pointer()
+        here, there = (builder.inttoptr(value, line) for value in values)
+        builder.store(builder.load(here, align=1), there, align=1)
+        return context.get_dummy_value()
+
+    return types.none(source, into), code
 
 
 @intrinsic
@@ -199,12 +228,14 @@ def _gather(source: Any, step_z: Any, step_y: Any, n_z: Any, n_y: Any, n: Any, i
     for z in range(n_z):
         for y in range(n_y):
             line, place = source + z * step_z + y * step_y, into + (z * size_y + y) * size
-            here: Any = _words_at(line)  # type: ignore[call-arg]
-            there: Any = _words_at(place)
             if n == LINE_BYTES:
-                for w in range(LINE_BYTES >> 3):
-                    there[w] = here[w]
+                # Lines lie pages apart: no processor guesses which comes next.
+                _fetch(line + AHEAD * step_y)  # type: ignore[call-arg]
+                _fetch(line + AHEAD * step_y + LINE_BYTES - 1)
+                _copy_line(line, place)
             else:
+                here: Any = _words_at(line)  # type: ignore[call-arg]
+                there: Any = _words_at(place)
                 for w in range(n >> 3):
                     there[w] = here[w]
                 old: Any = _bytes_at(line)
@@ -238,17 +269,18 @@ def _clear(address: Any, n_bytes: Any) -> None:
 
 
 @cfunc(
-    types.void(_I64, _INT, _INT, _INT, _INT, _INT, _INT, _INT, _INT, _I64),
+    types.void(_I64, _INT, _INT, _INT, _INT, _INT, _INT, _INT, _INT, _INT, _I64),
     error_model="numpy", forceinline=True,
 )  # fmt: skip
 def encode(
-    chunks: Any, n_chunks: Any, memory: Any, into: Any, room: Any, compress: Any, context: Any,
-    halve: Any, count: Any, found: Any,
+    chunks: Any, n_chunks: Any, memory: Any, into: Any, room: Any, most: Any, compress: Any,
+    context: Any, halve: Any, count: Any, found: Any,
 ) -> None:  # fmt: skip  # pragma: no cover - compiled
     """Make chunks as ``Encoding`` lists them; say of each how long it is and its checksum.
 
     Behind the chunks stand the size of each and what all counts have in common.
-    A chunk of zeros is of no length. A length of -1 says that one did not fit, and nothing follows.
+    A chunk of zeros is of no length. Behind the last stands how many were made: no chunk is begun
+    that may not fit, being up to ``most`` long; -1 says that one could not be made.
     """
     common = n_chunks * CHUNK_WIDTH
     size_z, size_y, size = chunks[common + 0], chunks[common + 1], chunks[common + 2]
@@ -258,6 +290,9 @@ def encode(
     at = 0
     for i in range(n_chunks):
         c = i * CHUNK_WIDTH
+        if room - at < most:
+            found[2 * n_chunks] = i
+            return
         n_z, n_y, n = chunks[c + 3], chunks[c + 4], chunks[c + 5]
         if n_z < size_z or n_y < size_y or n < size:
             _clear(memory, n_bytes)
@@ -276,7 +311,7 @@ def encode(
         left = context, into + at, room - at, memory, n_bytes
         n_found: Any = _call(compress, left)  # type: ignore[call-arg]
         if n_found <= 0 or n_found > room - at - CRC_BYTES:
-            found[2 * i] = -1
+            found[2 * n_chunks] = -1
             return
         crc = crc32c(into + at, n_found)
         last: Any = _bytes_at(into + at + n_found)
@@ -284,6 +319,7 @@ def encode(
             last[b] = np.uint8((crc >> np.uint64(8 * b)) & np.uint64(0xFF))
         found[2 * i], found[2 * i + 1] = n_found, np.int64(crc)
         at += n_found + CRC_BYTES
+    found[2 * n_chunks] = n_chunks
 
 
 EXPORTED = {"decode": decode, "encode": encode}
