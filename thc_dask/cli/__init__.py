@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 import warnings
@@ -16,6 +17,8 @@ from thc_dask.errors import RequestError, ThcError
 if TYPE_CHECKING:
     import argparse  # an interrupt within it would not be heard
 
+GC_OBJECTS = 50_000  # new objects from one look for rubbish to the next
+
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
     """Run a command and exit: 0 done, 1 failed, 2 wrong request, 130 interrupted."""
@@ -23,7 +26,11 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     # The largest product of matrices here takes milliseconds, and less on one core than on two;
     # the threads that BLAS starts spin for 50 ms of CPU time. Dask gives its workers one as well.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    # What imports make stays for good: a command of a second should not look through it again and
+    # again for rubbish, least of all at its end.
+    gc.set_threshold(GC_OBJECTS, *gc.get_threshold()[1:])
     code = run(argv)
+    gc.freeze()
     interrupts.leave_with(code)
     sys.exit(code)
 
