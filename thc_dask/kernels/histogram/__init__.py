@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import threading
+from itertools import groupby
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -13,7 +15,6 @@ from thc_dask.native import address_of, load
 COMPILED = "thc_dask.kernels.histogram.compiled"
 TALLY = (4, 256)  # of each row: four take turns
 MOST = 256  # rows or columns that are counted as bytes
-N_NUMBERS = 15  # that say what a job is
 
 
 class _Scratch(threading.local):
@@ -93,13 +94,16 @@ class Jobs:
         Those are the first four arguments of ``count_bytes`` and its last; ``counter`` has the
         rest. The jobs of a block must have been added one after the other. They lie in this object.
         """
-        self._rows = np.array(self._jobs, np.int64).reshape(-1, N_NUMBERS)
-        found, firsts, sizes = np.unique(self._rows[:, -1], return_index=True, return_counts=True)
-        step, table = self._rows.strides[0], (self._n_rows, self._n_columns)
-        return {
-            block: (self._rows.ctypes.data + first * step, n, *table, self._met.ctypes.data)
-            for block, first, n in zip(found.tolist(), firsts.tolist(), sizes.tolist(), strict=True)
-        }
+        self._rows = np.array(self._jobs, np.int64)
+        start, step = self._rows.ctypes.data, self._rows.strides[0]
+        common = self._n_rows, self._n_columns, self._met.ctypes.data
+        found: dict[int, tuple[int, ...]] = {}
+        at = 0
+        for block, jobs in groupby(self._jobs, itemgetter(-1)):
+            n = sum(1 for _ in jobs)
+            found[block] = start + at * step, n, *common
+            at += n
+        return found
 
     def met(self) -> NDArray[np.uint8]:
         """Return what ``run`` does, once all is counted."""
