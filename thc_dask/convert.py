@@ -40,7 +40,7 @@ from thc_dask.store.read import Store, open_volume
 from thc_dask.store.root import ROOT
 from thc_dask.store.shards import Codec
 from thc_dask.store.staging import tidy
-from thc_dask.store.tables import write_table
+from thc_dask.store.tables import n_files_of_all, write_table
 from thc_dask.store.target import Target
 from thc_dask.store.write import plan_waves
 from thc_dask.views import EightBit
@@ -95,7 +95,14 @@ class _Job:
             schedule.room(self.options.memory_bytes),
         )  # fmt: skip
         passes = 1 if self.counted_percentiles is None else 2
-        return target, tasks, plan_conversion(reader, self.levels, tasks, self.location.url, passes)
+        n_table_files = 0
+        if self.options.count:
+            grid = self.levels[0].grid
+            n_table_files = n_files_of_all(grid, table_of_image(grid, ""), self.levels[0].chunk)
+        plan = plan_conversion(
+            reader, self.levels, tasks, self.location.url, passes, n_table_files
+        )  # fmt: skip
+        return target, tasks, plan
 
     @property
     def counted_percentiles(self) -> tuple[float, float] | None:
