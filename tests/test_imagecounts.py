@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 from tests.assertions import new_store, read_files, read_voxels
 from tests.strategies import Failing, boxes, source, volumes
 from thc_dask import convert, histogram, summary, verify
-from thc_dask.convert import write_store
+from thc_dask.convert import carry_out, write_store
 from thc_dask.count import write_counts
 from thc_dask.errors import RequestError, UnfinishedError
+from thc_dask.options import wanted
 from thc_dask.query import ask
 from thc_dask.sources import open_reader
 from thc_dask.store.read import Store
@@ -66,6 +67,18 @@ def test_what_was_cut_off_goes_on_counting(tmp_path, counted_before):
         Store(store)
     write_store(SOURCE, store, count=True, resume=True, **SIZES)
     assert read_files(store) == read_files(whole)
+
+
+@pytest.mark.parametrize("shape", ["70,90,130", "1,20,300", "16,16,16"])
+@pytest.mark.parametrize("count", [True, False])
+def test_a_plan_counts_the_files_of_the_table(tmp_path, shape, count):
+    source, store = f"phantom:{shape}", tmp_path / "v.ome.zarr"
+    planned = write_store(source, store, count=count, dry_run=True, **SIZES)
+    assert not store.exists()
+    done = carry_out(source, store, wanted(count=count, **SIZES))
+    made = [path for path in store.rglob("*") if path.is_file()]
+    n_zeros = planned.n_shards - len([path for path in made if "image/c/" in str(path)])
+    assert done.n_files == planned.n_files - n_zeros == len(made)
 
 
 def test_no_counts_lie_about_afterwards(tmp_path):

@@ -18,7 +18,7 @@ LAYERS = [  # bottom first; names are files or folders of the package
     {"sources", "store"},
     {"origin"},
     {"options", "placement", "pairs", "waves", "gaps"},
-    {"plan", "filling", "tallies", "renewal"},
+    {"plan", "clipping", "filling", "tallies", "renewal"},
     {"convert"},
     {"labels", "count", "index"},
     {"query", "interpolate"},

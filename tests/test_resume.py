@@ -1,14 +1,13 @@
 """A conversion that ends early, however it ends, goes on where it was."""
 
-import os
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 
+from tests.assertions import read_files
 from tests.strategies import Failing
 from thc_dask import convert, open_volume, verify
 from thc_dask.convert import write_store
@@ -26,16 +25,11 @@ write_store(sys.argv[1], sys.argv[2], levels=5, chunk=(16,) * 3, shard=(64,) * 3
 """
 
 
-def files_of(store):
-    every = (Path(d, f) for d, _, fs in os.walk(store) for f in fs)
-    return {path.relative_to(store).as_posix(): path.read_bytes() for path in every}
-
-
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
     store = tmp_path_factory.mktemp("resume") / "v.ome.zarr"
     write_store(SOURCE, store, **SIZES)
-    return files_of(store)
+    return read_files(store)
 
 
 @pytest.mark.parametrize("n", [0, 1, 3, 5, 8, 11, 14])
@@ -45,11 +39,11 @@ def test_what_failed_goes_on_and_ends_in_the_same_bytes(tmp_path, undisturbed, n
         write_store(Failing(reader, n), store, **SIZES)
     with pytest.raises(UnfinishedError, match="--resume"):
         open_volume(store)
-    finished = {k: v for k, v in files_of(store).items() if "/image/c/" in k}
+    finished = {k: v for k, v in read_files(store).items() if "/image/c/" in k}
     times = {k: (store / k).stat().st_mtime_ns for k in finished}
-    receipts = "".join(v.decode() for k, v in files_of(store).items() if "thc/receipts" in k)
+    receipts = "".join(v.decode() for k, v in read_files(store).items() if "thc/receipts" in k)
     write_store(reader, store, resume=True, **SIZES)
-    assert files_of(store) == undisturbed
+    assert read_files(store) == undisturbed
     for key in finished:
         if key in receipts:  # only what has a receipt is known to be whole
             assert (store / key).stat().st_mtime_ns == times[key]
@@ -67,7 +61,7 @@ def test_killed_processes_leave_what_can_be_resumed(tmp_path, undisturbed, after
         with pytest.raises((UnfinishedError, FileNotFoundError)):
             open_volume(store)
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-    assert files_of(store) == undisturbed
+    assert read_files(store) == undisturbed
     assert verify(store)["whole"]
 
 
@@ -95,10 +89,10 @@ def test_another_source_or_option_is_noticed(tmp_path, source, options, what, fi
     else:
         with pytest.raises(OSError, match="went away"):
             write_store(Failing(open_reader(SOURCE), 3), store, **SIZES)
-    before = files_of(store)
+    before = read_files(store)
     with pytest.raises(RequestError, match=what):
         write_store(source, store, resume=True, **(SIZES | options))
-    assert files_of(store) == before
+    assert read_files(store) == before
 
 
 def test_the_second_of_two_writers_is_refused(tmp_path):

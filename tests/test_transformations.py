@@ -1,15 +1,24 @@
 """A source seen otherwise comes out as numpy would have it, and the store says how."""
 
+import contextlib
+
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tests.assertions import new_store
-from tests.strategies import source
+from tests.strategies import Failing, source
 from thc_dask import Box, convert
+from thc_dask.clipping import clipped
+from thc_dask.convert import write_store
 from thc_dask.errors import RequestError
+from thc_dask.grid import parse_extent
+from thc_dask.kernels.intensity import Window
+from thc_dask.sources.dataarray import open_dataarray
+from thc_dask.store.layout import make_levels
 from thc_dask.store.read import Store
+from thc_dask.views import EightBit
 
 SMALL = {"chunk": (8, 8, 8), "shard": (16, 16, 16), "levels": 2}
 
@@ -76,6 +85,59 @@ def test_a_given_window_is_kept_with_what_it_clipped(dtype):
     back = low + volume["0/image"].values * (high - low) / 255
     inside = (value >= low) & (value <= high)
     assert np.abs(back - value)[inside].max() <= (high - low) / 255 / 2 + 1e-9
+
+
+@pytest.mark.filterwarnings("ignore:memory")
+@settings(max_examples=8)
+@given(
+    st.lists(st.tuples(st.sampled_from([1, 2**17, 2**30]), st.integers(1, 60)), max_size=3),
+    st.sampled_from([1, 2**17, 2**30]),
+)
+@example([(1, 20)], 2**30)
+@example([(2**30, 5)], 1)
+def test_what_was_clipped_is_exact_whatever_blocks_runs_had(runs, memory_bytes):
+    array = np.random.default_rng(5).normal(100, 40, (40, 70, 90)).astype(np.float32)
+    array[:, :30] = np.nan
+    # A source with units makes the blocks as wide as memory allows.
+    whole = open_dataarray(source(array, chunks=(8, 40, 50)))
+    once, store = new_store(), new_store()
+    write_store(whole, once, window="50:150", **SMALL)
+    for given_bytes, n in runs:
+        with contextlib.suppress(OSError):
+            write_store(
+                Failing(whole, n), store, window="50:150", memory_bytes=given_bytes, resume=True,
+                **SMALL,
+            )  # fmt: skip
+    write_store(
+        whole, store, window="50:150", memory_bytes=memory_bytes, resume=True, **SMALL
+    )  # fmt: skip
+    kept = Store(store).thc["normalisation"]
+    assert kept == Store(once).thc["normalisation"]
+    assert kept["n_below"] == (array < 50).sum()
+    assert kept["n_above"] == (array > 150).sum()
+    assert kept["n_nan"] == np.isnan(array).sum()
+
+
+def test_what_no_block_counted_as_a_whole_is_counted_anew(executor):
+    array = np.random.default_rng(6).normal(100, 40, (32, 40, 90)).astype(np.float32)
+    reader = EightBit(open_dataarray(source(array)), Window(50, 150))
+    [level] = make_levels(reader.grid, 1, (8, 8, 8), (16, 16, 16))
+
+    def receipt(place, box):
+        counts = reader.clipped(parse_extent(box)).tolist()
+        return {"place": place, "shards": [], "read": {"box": box, "counts": counts}}
+
+    receipts = [
+        receipt((0, 2, 2), "0:16,0:40,0:48"),  # read to its end, but the next holds a part of it
+        receipt((0, 2, 5), "0:16,0:40,32:90"),
+        receipt((1, 0, 0), "16:32,0:40,0:90"),  # who knows what came after that column
+    ]
+    told = []
+    found = clipped(reader, level, receipts, lambda done, total: told.append((done, total)))
+    assert found["n_below"] == (array < 50).sum()
+    assert found["n_above"] == (array > 150).sum()
+    assert found["clipped_above"] == (array > 150).mean()
+    assert told[-1] == (16 * 40 * 32 + 16 * 40 * 90,) * 2
 
 
 def test_percentiles_are_of_all_voxels(tmp_path, executor):

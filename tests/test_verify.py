@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tests.assertions import new_store
 from tests.damager import damage, files_of, make_store
 from tests.strategies import extents, label_arrays, schemes, source, volumes
-from thc_dask import convert, open_volume, verify
+from thc_dask import cli, convert, open_volume, verify
 from thc_dask.convert import write_store
 from thc_dask.errors import DataError, RequestError
 from thc_dask.grid import Extent, Grid, blocks
@@ -370,6 +370,20 @@ def test_a_file_of_somebody_else_is_named_and_left(store):
     assert found["whole"]
     assert found["unknown"] == ["0/notes.txt"]
     assert (store / "0" / "notes.txt").read_text() == "mine"
+
+
+def test_what_is_left_over_comes_with_its_remedy(store, capsys):
+    assert cli.run(["verify", str(store)]) == 0
+    assert "--repair" not in capsys.readouterr().out
+    begun = store / "thc" / "receipts" / "labels" / "new" / "new" / "begun"
+    begun.parent.mkdir(parents=True)
+    begun.touch()
+    assert cli.run(["verify", str(store), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["left_over"] == [begun.relative_to(store).as_posix()]
+    assert cli.run(["verify", str(store)]) == 0
+    assert capsys.readouterr().out.endswith("removes it, or thc verify --repair\n")
+    assert cli.run(["verify", str(store), "--repair"]) == 0
+    assert not begun.exists()
 
 
 def test_both_roots_damaged_is_beyond_repair(store):

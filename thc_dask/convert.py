@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from thc_dask import __version__, schedule
+from thc_dask.clipping import clipped
 from thc_dask.errors import FailureError, RequestError
 from thc_dask.grid import Grid, Vox, blocks, parse_spacing
 from thc_dask.kernels.mean import compile_mean
@@ -40,9 +41,10 @@ from thc_dask.store.read import Store, open_volume
 from thc_dask.store.root import ROOT
 from thc_dask.store.shards import Codec
 from thc_dask.store.staging import tidy
-from thc_dask.store.tables import write_table
-from thc_dask.store.target import Receipt, Target
+from thc_dask.store.tables import n_files_of_all, write_table
+from thc_dask.store.target import Target
 from thc_dask.store.write import plan_waves
+from thc_dask.views import EightBit
 from thc_dask.waves import Tasks, n_bytes, n_shards, n_vox_todo, run_waves, unfinished
 
 if TYPE_CHECKING:
@@ -94,7 +96,14 @@ class _Job:
             schedule.room(self.options.memory_bytes),
         )  # fmt: skip
         passes = 1 if self.counted_percentiles is None else 2
-        return target, tasks, plan_conversion(reader, self.levels, tasks, self.location.url, passes)
+        n_table_files = 0
+        if self.options.count:
+            grid = self.levels[0].grid
+            n_table_files = n_files_of_all(grid, table_of_image(grid, ""), self.levels[0].chunk)
+        plan = plan_conversion(
+            reader, self.levels, tasks, self.location.url, passes, n_table_files
+        )  # fmt: skip
+        return target, tasks, plan
 
     @property
     def counted_percentiles(self) -> tuple[float, float] | None:
@@ -167,8 +176,9 @@ def carry_out(
             receipts = run_waves(tasks, progress)
             if not schedule.is_local():
                 sweep(location)  # a worker that was killed leaves what it had not finished
-            if normalisation is not None:
-                record["normalisation"] = normalisation | _clipped(receipts, reader.grid.n_vox)
+            if isinstance(reader, EightBit) and normalisation is not None:
+                found = clipped(reader, job.levels[0], receipts, progress)
+                record["normalisation"] = normalisation | found
             limits = (0.0, float(np.iinfo(reader.dtype).max))
             window = _window(target, job.levels[-1])
             more = _counts(job, target) if options.count else None
@@ -279,7 +289,6 @@ def _eight_bit(job: _Job, progress: Progress | None = None) -> tuple[Reader, dic
         return job.reader, None
     from thc_dask.kernels.intensity import Window
     from thc_dask.normalise import Normalisation, normalise
-    from thc_dask.views import EightBit
 
     if job.begun is not None and job.begun["normalisation"] is not None:
         found = job.begun["normalisation"]
@@ -295,34 +304,12 @@ def _looked_at_in_eight_bit(job: _Job) -> Reader:
     if ends is None:
         return _eight_bit(job)[0]
     from thc_dask.kernels.intensity import Window
-    from thc_dask.views import EightBit
 
     boxes = sample_boxes(job.reader, job.levels[0].chunk)
     voxels = np.concatenate([read(job.reader, box).ravel() for box in boxes])
     finite = voxels[np.isfinite(voxels)]
     low, high = np.percentile(finite, ends) if finite.size else (0.0, 1.0)
     return EightBit(job.reader, Window(float(low), float(max(high, np.nextafter(low, np.inf)))))
-
-
-def _clipped(receipts: Sequence[Receipt], n_vox: int) -> dict[str, Any]:
-    """Return how many voxels the window clipped, in all."""
-    # Every column of a block carries the block's counts; the last to end has them all.
-    blocks: dict[str, list[int]] = {}
-    for receipt in receipts:
-        if "read" in receipt:
-            box, counts = receipt["read"]["box"], receipt["read"]["counts"]
-            blocks[box] = [max(a, b) for a, b in zip(blocks.get(box, counts), counts, strict=True)]
-    sums = (sum(counts) for counts in zip(*blocks.values(), strict=True))
-    below, above, nan, low_inf, high_inf = sums
-    return {
-        "n_below": below,
-        "n_above": above,
-        "n_nan": nan,
-        "n_minus_inf": low_inf,
-        "n_plus_inf": high_inf,
-        "clipped_below": below / n_vox,
-        "clipped_above": above / n_vox,
-    }
 
 
 def _layout(grid: Grid, levels: int, chunk: Vox, shard: Vox) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from thc_dask.schemes import Scheme, find_scheme
 from thc_dask.sources import open_reader
 from thc_dask.store import sight
 from thc_dask.store.halving import ModeOfKnown
-from thc_dask.store.publish import clear_receipts, sweep, write_nodes_of_labels
+from thc_dask.store.publish import claim_labels, clear_receipts, sweep, write_nodes_of_labels
 from thc_dask.store.read import LabelSet, Store, open_volume, store_of
 from thc_dask.store.root import add_nodes
 from thc_dask.store.shards import Codec
@@ -197,6 +197,7 @@ def bring_in(
     )  # fmt: skip
     reader: Reader = new if old is None else Added(old.array(), new)
     if staged is None:
+        claim_labels(target)
         store.location.delete(prefix)  # what a run that broke off left
     tasks = plan_waves(
         target, store.levels, reader, schedule.n_threads(), schedule.room(memory_bytes),
@@ -222,7 +223,8 @@ def bring_in(
         if staged is not None:
             staged.discard()
         elif name not in Store(store.location).label_sets:
-            for key in (prefix, f"{RECEIPTS}/{prefix}{name}", f"{RECEIPTS}/{prefix}{name}.jsonl"):
+            # Last what says that the rest is ours.
+            for key in (prefix, f"{RECEIPTS}/{prefix}{name}.jsonl", f"{RECEIPTS}/{prefix}{name}"):
                 store.location.delete(key)
         raise
     return Store(store.location).label_set(name)

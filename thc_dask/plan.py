@@ -114,11 +114,13 @@ class Plan:
 
 
 def plan_conversion(
-    reader: Reader, levels: Sequence[Level], tasks: Tasks, url: str, n_passes: int = 1
-) -> Plan:
+    reader: Reader, levels: Sequence[Level], tasks: Tasks, url: str, n_passes: int = 1,
+    n_table_files: int = 0,
+) -> Plan:  # fmt: skip
     """Return what writing these levels will cost.
 
-    ``reader`` gives the voxels as they will be stored; ``url`` is where.
+    ``reader`` gives the voxels as they will be stored; ``url`` is where; ``n_table_files`` are
+    those of a table that is made on the way.
     """
     first = tasks[0][0]
     largest, boxes = max(((wave, boxes) for wave, boxes in tasks), key=lambda t: t[0].memory_bytes)
@@ -139,7 +141,7 @@ def plan_conversion(
         levels=tuple(_level(level) for level in levels),
         n_tasks=sum(len(boxes) for _, boxes in tasks),
         n_shards=n_shards,
-        n_files=n_shards + LEVEL_FILES * len(levels) + STORE_FILES,
+        n_files=n_shards + LEVEL_FILES * len(levels) + STORE_FILES + n_table_files,
         n_passes=n_passes,
         waste=first.waste,
         read_bytes=reader.grid.n_vox * stored.itemsize * n_passes,

@@ -5,6 +5,7 @@ Each view is a reader over a reader, so nothing is copied before the writer asks
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -153,16 +154,28 @@ class EightBit:
         return self.source.provenance
 
     def read_into(self, out: NDArray[Any], start: Vox) -> NDArray[np.int64]:
-        from thc_dask.kernels.intensity import to_uint8
-
         (z, y, x), (n_z, n_y, n_x) = start, out.shape
         clipped = np.zeros(5, np.int64)
-        whole = Extent(start, (z + n_z, y + n_y, x + n_x))
-        for box, part in pieces(self.source, self.source.unit, whole):
-            if part.dtype != np.uint16:
-                part = part.astype(np.float32, copy=False)
-            to_uint8(part, self.window, out[box.shift((-z, -y, -x)).slices], clipped)
+        for box, part in self._pieces(Extent(start, (z + n_z, y + n_y, x + n_x))):
+            self._convert(part, out[box.shift((-z, -y, -x)).slices], clipped)
         return clipped
+
+    def clipped(self, extent: Extent) -> NDArray[np.int64]:
+        """Return what reading a box says of clipped voxels, without holding the box."""
+        clipped = np.zeros(5, np.int64)
+        for _, part in self._pieces(extent):
+            self._convert(part, np.empty(part.shape, np.uint8), clipped)
+        return clipped
+
+    def _pieces(self, extent: Extent) -> Iterator[tuple[Extent, NDArray[Any]]]:
+        return pieces(self.source, self.source.unit, extent)
+
+    def _convert(self, part: NDArray[Any], out: NDArray[Any], clipped: NDArray[np.int64]) -> None:
+        from thc_dask.kernels.intensity import to_uint8
+
+        if part.dtype != np.uint16:
+            part = part.astype(np.float32, copy=False)
+        to_uint8(part, self.window, out, clipped)
 
 
 def reorder(reader: Reader, order: str = "zyx", flip: str = "") -> Reader:

@@ -91,11 +91,16 @@ def test_what_is_local_is_started_and_ended(profiles, build, expected, tmp_path)
         pids = list(client.run(os.getpid).values())
         assert os.getpid() not in pids
         assert build(tmp_path / "v.ome.zarr") == expected[1]
+        assert set(client.run_on_scheduler(_kept_messages)) == {10}
         assert client.run(_spill, workers=list(client.nthreads())[:1]) == {
             next(iter(client.nthreads())): [False, False]
         }
     for pid in pids:
         until(lambda pid=pid: not os.path.exists(f"/proc/{pid}"))
+
+
+def _kept_messages(dask_scheduler):
+    return [comm.recent_message_log.maxlen for comm in dask_scheduler.stream_comms.values()]
 
 
 def _spill():

@@ -52,6 +52,12 @@ def test_eight_bit_equals_the_rule_in_numpy(block, low, width):
     assert clipped.tolist() == [(value < low).sum(), (value > high).sum(), nan.sum(), *infinite]
 
 
+def test_the_ends_of_a_window_may_be_whole_numbers():
+    block, out, clipped = np.float32([[[1, 3, 9]]]), np.empty((1, 1, 3), np.uint8), np.zeros(5, int)
+    to_uint8(block, Window(2, 4), out, clipped)
+    assert (out.tolist(), clipped.tolist()) == ([[[0, 128, 255]]], [1, 1, 0, 0, 0])
+
+
 @given(hnp.arrays(np.uint16, st.integers(3, 60)), st.integers(0, 40), st.integers(60, 100))
 def test_no_more_than_asked_for_is_clipped(values, low, high):
     table = np.bincount(values, minlength=65536)

@@ -81,6 +81,19 @@ def test_without_a_split_all_are_drawn(tmp_path):
     assert not list(tmp_path.glob("sheet_*"))
 
 
+def test_pages_of_a_longer_run_do_not_stay(tmp_path):
+    other = [
+        tmp_path / name for name in ("sheet_9.png", "sheet_02.png", "sheet_3.pdf", "sheet.pdf")
+    ]
+    for file in other:
+        file.write_text("somebody's")
+    write_sheet(made(2 * (2 * VIEWS + 1)), tmp_path / "sheet.png")
+    assert (tmp_path / "sheet_3.png").exists()
+    files = write_sheet(made(2 * 5), tmp_path / "sheet.png")
+    assert files == [str(tmp_path / "sheet.png")]
+    assert sorted(tmp_path.iterdir()) == sorted([*other, tmp_path / "sheet.png"])
+
+
 def test_a_sheet_gives_no_answer_away(tmp_path):
     """Whatever regions they are of, and wherever, the sheet is the same to the last byte."""
     patches = made(60)

@@ -14,7 +14,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 
 from tests.assertions import joint_counts, mean_pyramid, new_store, read_files
 from tests.strategies import source
-from thc_dask import histogram, open_volume
+from thc_dask import histogram, open_volume, verify
 from thc_dask.convert import write_store
 from thc_dask.count import write_counts
 from thc_dask.errors import ExistsError, MissingError, UnfinishedError, WriteError
@@ -23,6 +23,7 @@ from thc_dask.reader import read
 from thc_dask.schemes import Label, Scheme
 from thc_dask.store.location import locate
 from thc_dask.store.read import Store
+from thc_dask.store.root import ROOT_COPY
 from thc_dask.store.staging import tidy
 
 SHAPE = (4, 4, 8)
@@ -238,6 +239,22 @@ def test_labels_cut_off_anywhere_are_old_or_gone_or_new(
             assert read_files(url) == whole
             assert_answers(url, array, planes)
     assert in_turn(states) in (["old"], ["old", "gone"], ["old", "new"], ["old", "gone", "new"])
+
+
+def test_a_new_label_set_that_was_cut_off_is_known_and_swept_up():
+    states = []
+    for url, before in cuts(convert_old, add_first, power_goes=True):
+        states.append("new" if Store(url).label_sets else "old")
+        if len(states) % 3 and states[-2:-1] == states[-1:]:
+            continue  # the rest takes time
+        found = verify(url, spot_checks=0)
+        assert found["unknown"] == []
+        assert {p["key"] for p in found["problems"]} <= {ROOT_COPY}
+        mended = verify(url, repair=True, spot_checks=0)
+        assert (mended["whole"], mended["left_over"], mended["unknown"]) == (True, [], [])
+        if states[-1] == "old":
+            assert read_files(url) == before
+    assert in_turn(states) == ["old", "new"]
 
 
 def test_tables_cut_off_anywhere_are_right_or_not_there(tmp_path):

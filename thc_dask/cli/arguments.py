@@ -207,14 +207,14 @@ def _add_questions(commands: _Commands) -> None:
         "thc histogram volume.ome.zarr --by roi -o h.csv\n"
         "thc histogram volume.ome.zarr --by roi --box 0:150,300:450,300:450",
     )  # fmt: skip
-    _add_question(p, by="roi")
+    _add_question(p)
     _add_aligned(p)
 
     p = commands.add(
         "fractions", "which share of each region each structure takes, with intervals",
         "thc fractions volume.ome.zarr --of microstructure --by roi -o f.csv",
     )  # fmt: skip
-    _add_question(p, by="roi")
+    _add_question(p)
     p.add_argument("--of", default="microstructure", metavar="N", help="label set of structures")
     _add_aligned(p)
     _add_drawing(p, "known, foreground or unclipped")
@@ -224,7 +224,7 @@ def _add_questions(commands: _Commands) -> None:
         "thc summary volume.ome.zarr --by roi -o s.csv\n"
         "thc summary volume.ome.zarr --by roi --denominator unclipped",
     )  # fmt: skip
-    _add_question(p, by="roi")
+    _add_question(p)
     _add_drawing(p, "known or unclipped")
 
     p = commands.add(
@@ -232,7 +232,7 @@ def _add_questions(commands: _Commands) -> None:
         "thc compare volume.ome.zarr --by roi -o d.csv\n"
         "thc compare volume.ome.zarr --by roi --of microstructure --denominator foreground",
     )  # fmt: skip
-    _add_question(p, by="roi")
+    _add_question(p)
     p.add_argument("--of", metavar="N", help="compare what regions are made of, not intensities")
     p.add_argument("--measures", type=_names, metavar="NAME,…", help="some: js,wasserstein (all)")
     p.add_argument("--smoothing", type=float, default=1e-6, help="added to counts for kl (1e-6)")
@@ -246,7 +246,7 @@ def _add_questions(commands: _Commands) -> None:
         "thc profile volume.ome.zarr --along y --step 50 -o p.csv\n"
         "thc profile volume.ome.zarr --along y --of microstructure --box :,0:900,:",
     )  # fmt: skip
-    _add_question(p, by="roi")
+    _add_question(p)
     p.add_argument("--along", default="y", choices=("z", "y", "x"), help="axis (y)")
     p.add_argument("--step", type=float, default=50.0, metavar="UM", help="of a bin (50)")
     p.add_argument("--of", metavar="N", help="fractions of structures, not intensities")
@@ -344,9 +344,9 @@ def _add_cluster(commands: _Commands) -> None:
     )
 
 
-def _add_bootstrap(parser: argparse.ArgumentParser) -> None:
+def _add_bootstrap(parser: argparse.ArgumentParser, n: int = 2000, none: str = "") -> None:
     parser.add_argument("--confidence", type=float, default=0.95, help="of the intervals (0.95)")
-    parser.add_argument("--resamples", type=_whole, default=2000, help="of the bootstrap (2000)")
+    parser.add_argument("--resamples", type=_whole, default=n, help=f"of the bootstrap{none} ({n})")
     parser.add_argument("--seed", type=_whole, default=0, help="of what is drawn at random (0)")
 
 
@@ -441,12 +441,7 @@ def _add_drawing(
             help="draw cubes, then planes in them: auto, or voxels; may be given again",
         )  # fmt: skip
     parser.add_argument("--block", type=_whole, default=1, help="planes drawn together (1)")
-    parser.add_argument("--confidence", type=float, default=0.95, help="of the intervals (0.95)")
-    parser.add_argument(
-        "--resamples", type=_whole, default=n_resamples,
-        help=f"of the bootstrap; 0 makes no intervals ({n_resamples})",
-    )  # fmt: skip
-    parser.add_argument("--seed", type=_whole, default=0, help="of all that is drawn")
+    _add_bootstrap(parser, n_resamples, none="; 0 makes no intervals")
 
 
 def _add_aligned(parser: argparse.ArgumentParser) -> None:
@@ -455,9 +450,9 @@ def _add_aligned(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_question(parser: argparse.ArgumentParser, by: str) -> None:
+def _add_question(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("store", metavar="STORE")
-    parser.add_argument("--by", default=by, metavar="N", help=f"label set ({by})")
+    parser.add_argument("--by", default="roi", metavar="N", help="label set (roi)")
     parser.add_argument(
         "--box", type=_asked(_box), help="z0:z1,y0:y1,x0:x1 in micrometers, half-open"
     )

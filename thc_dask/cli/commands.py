@@ -294,6 +294,11 @@ def verify(args: Arguments) -> None:
         found = verify(args.store, repair=args.repair, source=args.source,
                        spot_checks=args.spot_checks, seed=args.seed, progress=meter)  # fmt: skip
     show(found, args.json)
+    if found["left_over"] and not args.json:
+        print(
+            "unless a command is at work, what is left over is of one that was cut off; the next "
+            "that writes removes it, or thc verify --repair"
+        )
     if not found["whole"]:
         first = found["problems"][0]
         more = f" and {len(found['problems']) - 1} more" if len(found["problems"]) > 1 else ""

@@ -27,6 +27,9 @@ DASK = {
     "distributed.worker.memory.spill": False,
     # A job that was cancelled is missed after this, and another one asked for.
     "distributed.deploy.lost-worker-timeout": "5s",
+    # Logs for developers, one of the last messages to each worker among them: with them the
+    # scheduler would hold a thousand messages a worker, and the items and results in these.
+    "distributed.admin.low-level-log-length": 10,
 }
 """Settings of Dask that suit the work here; a profile's go before them."""
 

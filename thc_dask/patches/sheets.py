@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+from itertools import count, takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from thc_dask.errors import MissingError, RequestError
+from thc_dask.errors import MissingError, RequestError, writing
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -21,6 +22,8 @@ def write_sheet(
     found: xr.Dataset, path: str | os.PathLike[str], examples: bool = False
 ) -> list[str]:
     """Draw contact sheets of patches and return the names of the files, a page each.
+
+    Further pages that a longer run has left under these names are removed.
 
     What is to be answered are the test patches, or all where there is no split: in the order of
     their numbers, which is shuffled, with nothing but the number. Grey levels are the same in
@@ -76,10 +79,19 @@ def write_sheet(
             image[views].values, names[views], (float(limits[0]), float(limits[1])),
             (float(spacing[0]), float(spacing[1])), title,
         )  # fmt: skip
-        file = path.with_name(f"{path.stem}_{page + 1}{path.suffix}") if page else path
+        file = _page(path, page)
         save(figure, file)
         files.append(str(file))
+    # Up to the first that is not there: a number further on is not of a page.
+    for stale in takewhile(Path.is_file, (_page(path, page) for page in count(n_pages))):
+        with writing(stale):
+            stale.unlink()
     return files
+
+
+def _page(path: Path, page: int) -> Path:
+    """Return the file of a page, from 0 on."""
+    return path.with_name(f"{path.stem}_{page + 1}{path.suffix}") if page else path
 
 
 def check_sheet(path: str | os.PathLike[str]) -> Path:

@@ -24,6 +24,7 @@ from thc_dask.store.root import ROOT, node_bytes, put_root, sealed
 from thc_dask.store.target import RECEIPTS, Receipt, Target
 
 PLAN = "thc/plan.json"
+BEGUN = "begun"  # beside receipts of single tasks, while a new label set is written
 PUTS_AT_A_TIME = 8
 
 
@@ -150,8 +151,16 @@ def _keep_receipts(target: Target, receipts: Sequence[Receipt], meaning: Any = N
     return digest(shards, meaning)
 
 
+def claim_labels(target: Target) -> None:
+    """Say that a new label set is being written, before anything of it is there.
+
+    What breaks off is known by this word as ours, and not as something of somebody else's.
+    """
+    target.location.put(f"{RECEIPTS}/{target.prefix}{target.name}/{BEGUN}", b"begun\n")
+
+
 def clear_receipts(target: Target) -> None:
-    """Remove the receipts that a resumed run would have asked for."""
+    """Remove the receipts that a resumed run would have asked for, and the word that it began."""
     target.location.delete(f"{RECEIPTS}/{target.prefix}{target.name}")
 
 

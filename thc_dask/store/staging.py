@@ -232,19 +232,28 @@ def tidy(location: Location, alone: bool | None = None) -> str | None:
     """
     done = recover(location)
     root = location.get(ROOT)
-    for key in [] if root is None else leftovers(location, root):
-        # Where there is no lock, what lies aside may be somebody's who is at work.
-        if key != STAGED or (alone if alone is not None else location.alone):
+    if root is not None:
+        for key in leftovers(location, root, location.alone if alone is None else alone):
             location.delete(key)
     return done
 
 
-def leftovers(location: Location, root: bytes) -> list[str]:
+def leftovers(location: Location, root: bytes, alone: bool = True) -> list[str]:
     """Return what only processes that were cut off leave in a finished store: keys and prefixes.
 
-    What another process may be writing at this moment does not look different.
+    What another process may be writing at this moment does not look different; unless we are
+    ``alone`` it is left out: what lies aside, and new label sets.
     """
-    sets = [p for p in nodes_of(root) if p.startswith("labels/") and p.count("/") == 1]
-    names = ["image", *(f"{path}/{path.split('/')[1]}" for path in sets)]
-    found = [PLAN, STAGED, *(f"{RECEIPTS}/{name}" for name in names)]
-    return [key for key in found if location.size(key) is not None or location.keys(f"{key}/")]
+    found = [PLAN, *([STAGED] if alone else []), f"{RECEIPTS}/image"]
+    found = [key for key in found if location.size(key) is not None or location.keys(f"{key}/")]
+    nodes, top = nodes_of(root), f"{RECEIPTS}/labels"
+    # Receipts of single tasks, and that they were begun; those of whole sets are not so deep.
+    parts = (key.removeprefix(f"{top}/").split("/") for key in location.keys(f"{top}/"))
+    for name in sorted({part[0] for part in parts if len(part) > 2}):
+        is_new = f"labels/{name}" not in nodes
+        if is_new and alone:
+            found += [f"labels/{name}", f"{top}/{name}/{name}.jsonl"]
+            found += [f"labels/{ROOT}"] if "labels" not in nodes else []
+        if alone or not is_new:
+            found.append(f"{top}/{name}/{name}")  # last: it says that the rest is ours
+    return found

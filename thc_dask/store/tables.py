@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -13,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from thc_dask import __version__
-from thc_dask.grid import Extent, Grid
+from thc_dask.grid import Extent, Grid, Vox
 from thc_dask.schemes import Scheme
 from thc_dask.store import metadata
 from thc_dask.store.location import Location
@@ -133,6 +134,25 @@ def write_table(
             level = [path for path in nodes if path.count("/") == depth]
             list(pool.map(lambda p: location.put(f"{p}/zarr.json", node_bytes(nodes, p)), level))
     return nodes
+
+
+def n_files_of_all(grid: Grid, table: Table, chunk: Vox) -> int:
+    """Return how many files a pair of tables of all voxels is, with the groups above them."""
+    n = [-(-size // c) for size, c in zip(grid.shape, chunk, strict=True)]
+    # A place as often as there are chunks, and no count at all: nothing is held of what is planned.
+    places = np.broadcast_to(np.array(n, np.int64) - 1, (math.prod(n), 3))
+    nowhere = np.zeros(0, np.int64)
+    none = Sparse(nowhere, nowhere, np.zeros((0, table.columns.n), np.uint32))
+    arrays = _arrays(grid, table, np.zeros((0, 0, 0), np.int64), places, none)
+    # Parts of zeros are not stored. Of numbers that rise only the last need not be 0.
+    parts = [
+        len(array.starts())
+        if len(array.shape) > 1
+        else int(array.part(array.shape[0] - 1, array.shape[0]).any())
+        for array in arrays
+    ]
+    receipts, above = 1, table.path.count("/")
+    return len(_groups(table)) + len(arrays) + sum(parts) + receipts + above
 
 
 def _groups(table: Table) -> dict[str, metadata.Node]:

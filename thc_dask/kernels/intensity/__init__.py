@@ -157,7 +157,7 @@ def to_uint8(
         raise TypeError(f"{block.dtype} {block.shape} to 8 bit {out.shape}")
     if clipped.dtype != np.int64 or clipped.shape != (5,) or not clipped.flags.c_contiguous:
         raise TypeError(f"clipped: {clipped.dtype} {clipped.shape}")
-    voxels, ends = np.ascontiguousarray(block), np.array([window.low, window.high])
+    voxels, ends = np.ascontiguousarray(block), np.array([window.low, window.high], np.float64)
     packed = out if out.flags.c_contiguous else np.empty(out.shape, np.uint8)
     load(COMPILED)[f"{block.dtype.name}_to_uint8"](
         voxels.ctypes.data, voxels.size, ends.ctypes.data, packed.ctypes.data, clipped.ctypes.data
