@@ -1,17 +1,25 @@
 """Chunks decoded and counted in one call: the same as one by one, whatever happens."""
 
+from pathlib import Path
+
 import google_crc32c
 import numpy as np
 import pytest
 import zstandard
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from numba import njit
 
+from tests.assertions import new_store, read_files
+from tests.strategies import volumes
 from thc_dask import tallies
 from thc_dask.convert import write_store
 from thc_dask.count import write_counts
 from thc_dask.errors import DataError
+from thc_dask.kernels.mean import compile_mean
 from thc_dask.labels import write_labels
-from thc_dask.store.pipeline import Decoding, can, compiled
+from thc_dask.store import column
+from thc_dask.store.pipeline import Decoding, Encoding, can, compile_pipeline, compiled
 from thc_dask.store.tableread import read_array
 
 SHAPE = "70,100,130"
@@ -54,8 +62,6 @@ def test_a_pipeline_counts_what_one_by_one_counts(labelled, monkeypatch, tmp_pat
 
 
 def shards(url, path):
-    from pathlib import Path
-
     return sorted(p for p in (Path(url) / path / "c").rglob("*") if p.is_file())
 
 
@@ -135,3 +141,70 @@ def test_any_processor_takes_the_same_checksum():
         assert _by_tables(crc, word) == _word(crc, word)
         expected = google_crc32c.extend(int(crc) ^ 0xFFFFFFFF, word.tobytes()) ^ 0xFFFFFFFF
         assert _by_tables(crc, word) == expected
+
+
+@pytest.fixture(scope="module")
+def _compiled():
+    compile_mean()
+    compile_pipeline()
+
+
+def converted(source, chunks_made, **options):
+    """Return the files of a conversion by machine code, and of one without."""
+    found = []
+    for allowed in (True, False):
+        with pytest.MonkeyPatch.context() as patch:
+            if not allowed:
+                patch.setattr(column, "can_encode", lambda: False)
+            run = Encoding.run
+
+            def noting(self, *args, run=run):
+                made = run(self, *args)
+                chunks_made.append(len(made))
+                return made
+
+            patch.setattr(Encoding, "run", noting)
+            url = options.get("url", new_store)()
+            write_store(source, url, **{k: v for k, v in options.items() if k != "url"})
+        if not allowed:
+            assert sum(chunks_made) == found[-1][1]
+        found.append((read_files(url), sum(chunks_made)))
+    return found[0][0], found[1][0]
+
+
+@pytest.mark.skipif(not can(), reason="this system has no plain zstd binding")
+@pytest.mark.usefixtures("_compiled")
+@settings(max_examples=30)
+@given(volumes([np.uint8, np.uint16]), st.sampled_from(["zstd", "zstd:3"]))
+def test_machine_code_writes_the_same_bytes(volume, codec):
+    made = []
+    ours, plain = converted(volume.source, made, **volume.options, codec=codec)
+    assert ours.keys() == plain.keys()
+    # The root says which run wrote it.
+    assert [
+        k for k in ours if ours[k] != plain[k] and k not in ("zarr.json", "thc/root.json")
+    ] == []
+
+
+@pytest.mark.skipif(not can(), reason="this system has no plain zstd binding")
+@pytest.mark.usefixtures("_compiled")
+@pytest.mark.parametrize(
+    ("shape", "chunk", "shard"),
+    [
+        ((70, 100, 130), (32, 32, 32), (64, 64, 64)),
+        ((70, 130, 333), (64, 64, 64), (128, 128, 128)),
+        ((130, 129, 140), (128, 128, 128), (256, 256, 256)),  # larger than a buffer of a file
+    ],
+)
+def test_machine_code_fills_files_with_the_same_bytes(tmp_path, shape, chunk, shard):
+    image = np.random.default_rng(0).normal(100, 20, shape).clip(0, 255).astype(np.uint8)
+    image[: shape[0] // 2, : shape[1] // 2] = 0  # chunks that are not stored
+    np.save(tmp_path / "image.npy", image)
+    made = []
+    names = iter(("ours", "plain"))
+    ours, plain = converted(
+        tmp_path / "image.npy", made, spacing="1um", chunk=chunk, shard=shard, levels=3,
+        count=True, url=lambda: str(tmp_path / f"{next(names)}.ome.zarr"),
+    )  # fmt: skip
+    assert sum(made) > 0
+    assert ours == plain
