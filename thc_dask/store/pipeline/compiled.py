@@ -20,6 +20,7 @@ DECODE, COUNT = 0, 1
 WIDTH = 6  # numbers that make a step
 CHUNK_WIDTH = 10  # numbers that say what becomes of a chunk
 LINE_BYTES = 64  # of most chunks
+WORD_BYTES = 8
 AHEAD = 8  # lines that are on their way from memory
 
 LANE_BYTES = 4096  # three such pieces are checked side by side
@@ -248,7 +249,9 @@ def _gather(source: Any, step_z: Any, step_y: Any, n_z: Any, n_y: Any, n: Any, i
 def _is_zero(address: Any, n_bytes: Any) -> Any:
     """Whether all bytes are zero; one in the middle tells of most that they are not."""
     words: Any = _words_at(address)  # type: ignore[call-arg]
-    found = words[n_bytes >> 4]
+    found = np.uint64(0)
+    if n_bytes >= WORD_BYTES:
+        found = words[n_bytes >> 4]
     if found == 0:
         for w in range(n_bytes >> 3):
             found |= words[w]
