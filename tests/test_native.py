@@ -4,9 +4,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from thc_dask import native
+from thc_dask.native.image import Image, OtherCodeError
 
 ROOT = Path(__file__).parents[1]
 MODULE = "thc_dask.kernels.histogram.compiled"
@@ -66,3 +68,41 @@ def test_code_that_needs_other_libraries_is_refused(tmp_path, monkeypatch):
     with pytest.raises(AssertionError, match="f calls"):
         native._load("raising")
     assert not list(tmp_path.glob("*.thc_o"))
+
+
+def test_code_of_other_processors_is_linked_by_the_library(tmp_path, monkeypatch):
+    """As where object code is not that of x86-64: it is kept as it is."""
+
+    def refuse(self, data, symbol):
+        raise OtherCodeError("another processor")
+
+    monkeypatch.setattr(native, "_folders", lambda source: [tmp_path])
+    with monkeypatch.context() as patch:
+        patch.setattr(Image, "add", refuse)
+        first = native._load(MODULE)
+    [kept] = tmp_path.glob("*.thc_o")
+    assert b'"image"' not in kept.read_bytes()[:4096]
+    again = native._load(MODULE, compile=False)
+    assert set(first) == set(again) == {"count_bytes", "count_numbers"}
+    rows, columns = np.array([0, 1, 1], np.uint16), np.array([2, 0, 0], np.uint16)
+    for functions in (first, again):
+        table, total = np.zeros((2, 3), np.uint32), np.zeros((2, 3), np.uint32)
+        seen = np.zeros(2, np.uint8)
+        functions["count_numbers"](
+            rows.ctypes.data, 0, 0, columns.ctypes.data, 0, 0, 1, 1, 3, 2, 3,
+            table.ctypes.data, total.ctypes.data, seen.ctypes.data,
+        )  # fmt: skip
+        assert table.tolist() == total.tolist() == [[0, 0, 1], [2, 0, 0]]
+
+
+@pytest.mark.parametrize("data", [b"", b"MZ" + bytes(100), b"\x7fELF\x02\x01" + bytes(100)])
+def test_what_is_no_object_code_is_refused(data):
+    with pytest.raises(OtherCodeError):
+        Image().add(data, "f")
+
+
+def test_another_processor_has_code_of_its_own(monkeypatch):
+    source = Path(native.__file__)
+    here = native._key(source)
+    monkeypatch.setattr(native, "_processor", lambda: b"flags: fpu")
+    assert native._key(source) != here

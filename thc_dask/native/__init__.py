@@ -1,8 +1,8 @@
 """Compiled kernels without their compiler: machine code that numba made once, loaded by itself.
 
 To import numba and to look a function up in its cache takes half a second, which a command that
-counts for half a second cannot wait for. A module of kernels, compiled once, lies as object code
-in a file; to load that takes some hundredths. Anything that is not as it should be (another
+counts for half a second cannot wait for. A module of kernels, compiled once, lies as machine code
+in a file; to load that takes a millisecond. Anything that is not as it should be (another
 processor, another version, a damaged file) and the module is compiled again.
 """
 
@@ -18,8 +18,11 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal, overload
+
+from thc_dask.native.image import Image, OtherCodeError
 
 Function = Callable[..., None]
 
@@ -96,19 +99,48 @@ def _load(module: str, compile: bool = True) -> dict[str, Function] | None:
 
 
 def _key(source: Path) -> str:
-    """Return what the machine code depends on: source, processor, compiler."""
-    import llvmlite
-    from llvmlite import binding
-
+    """Return what the machine code depends on: source, this package, processor, compiler."""
     parts = [
         source.read_bytes(),
-        llvmlite.__version__.encode(),
-        binding.get_process_triple().encode(),
-        binding.get_host_cpu_name().encode(),
-        binding.get_host_cpu_features().flatten().encode(),
+        _loader(),
+        _compiler(),
+        _processor(),
         *(f"{k}={v}".encode() for k, v in sorted(os.environ.items()) if k.startswith("NUMBA_")),
     ]
     return hashlib.sha256(b"\0".join(parts)).hexdigest()[:24]
+
+
+@cache
+def _loader() -> bytes:
+    """Return what lays machine code out."""
+    here = Path(__file__).parent
+    return b"".join((here / name).read_bytes() for name in ("__init__.py", "image.py"))
+
+
+@cache
+def _compiler() -> bytes:
+    """Return what tells one version of the compiler from another, without importing it."""
+    found = b""
+    for name in ("llvmlite", "numba"):
+        spec = importlib.util.find_spec(name)
+        assert spec is not None
+        assert spec.origin is not None
+        found += (Path(spec.origin).parent / "_version.py").read_bytes()
+    return found
+
+
+@cache
+def _processor() -> bytes:
+    """Return what tells one kind of processor from another: its name and what it can do."""
+    told = ("vendor_id", "cpu family", "model", "stepping", "flags", "Features", "CPU ")
+    with suppress(OSError), open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
+        first = file.read(2**14).partition("\n\n")[0].splitlines()
+        if lines := [line for line in first if line.startswith(told)]:
+            return "\n".join(lines).encode()
+    from llvmlite import binding
+
+    names = binding.get_process_triple(), binding.get_host_cpu_name()
+    return " ".join((*names, binding.get_host_cpu_features().flatten())).encode()
 
 
 def _folders(source: Path) -> Iterator[Path]:
@@ -121,8 +153,9 @@ def _folders(source: Path) -> Iterator[Path]:
 
 
 def _compiled(module: str) -> bytes:
-    """Return what the functions of a module are called, and their object code."""
-    functions, objects = {}, []
+    """Return the functions of a module as machine code, and what they are called."""
+    functions: dict[str, dict[str, Any]] = {}
+    objects = []
     for name, function in importlib.import_module(module).EXPORTED.items():
         library = function._library
         missing = {f.name for f in library._final_module.functions if f.is_declaration}
@@ -133,15 +166,37 @@ def _compiled(module: str) -> bytes:
         functions[name] = {
             "symbol": function.native_name, "arguments": kinds, "n_bytes": len(objects[-1]),
         }  # fmt: skip
-    return json.dumps(functions).encode() + b"\n" + b"".join(objects)
+    image = Image()
+    try:
+        for data, about in zip(objects, functions.values(), strict=True):
+            about["at"] = image.add(data, about["symbol"])
+    except OtherCodeError:
+        return json.dumps({"functions": functions}).encode() + b"\n" + b"".join(objects)
+    places = {"inside": image.inside, "outside": image.outside}
+    return json.dumps({"functions": functions, "image": places}).encode() + b"\n" + image.code
 
 
 def _linked(data: bytes) -> dict[str, Function]:
-    """Return the functions of object code, ready to be called."""
+    """Return the functions of machine code, ready to be called."""
+    head, _, code = data.partition(b"\n")
+    said = json.loads(head)
+    functions = said["functions"]
+    if "image" in said:
+        base = Image(bytearray(code), **said["image"]).placed()
+        addresses = {name: base + about["at"] for name, about in functions.items()}
+    else:
+        addresses = _addresses(functions, code)
+    types = {"pointer": ctypes.c_void_p, "whole": ctypes.c_int64}
+    return {
+        name: ctypes.CFUNCTYPE(None, *(types[kind] for kind in about["arguments"]))(addresses[name])
+        for name, about in functions.items()
+    }
+
+
+def _addresses(functions: dict[str, dict[str, Any]], objects: bytes) -> dict[str, int]:
+    """Return where the functions of object code are, once llvmlite has linked it."""
     from llvmlite import binding
 
-    head, _, objects = data.partition(b"\n")
-    functions = json.loads(head)
     binding.initialize_native_target()
     binding.initialize_native_asmprinter()
     machine = binding.Target.from_default_triple().create_target_machine(jit=True)
@@ -153,13 +208,7 @@ def _linked(data: bytes) -> dict[str, Function]:
         at += about["n_bytes"]
     engine.finalize_object()
     _engines.append(engine)
-    types = {"pointer": ctypes.c_void_p, "whole": ctypes.c_int64}
-    return {
-        name: ctypes.CFUNCTYPE(None, *(types[kind] for kind in about["arguments"]))(
-            engine.get_function_address(about["symbol"])
-        )
-        for name, about in functions.items()
-    }
+    return {name: engine.get_function_address(f["symbol"]) for name, f in functions.items()}
 
 
 def _sealed(data: bytes) -> bytes:
