@@ -22,7 +22,6 @@ from thc_dask.labels import write_labels
 from thc_dask.pairs import describe, make_pair
 from thc_dask.query import ask
 from thc_dask.schemes import Label, Scheme
-from thc_dask.store.location import OpenFile
 from thc_dask.store.read import Store
 from thc_dask.store.shards import ABSENT, OpenShard
 
@@ -186,21 +185,22 @@ def test_no_more_is_read_than_the_chunks_that_a_box_cuts(data):
     expected = sum(stored_bytes(array, place) for place in cut
                    for array in (pair.rows.array, pair.columns.array))  # fmt: skip
     read = []
-    read_all, source_of = OpenShard.read_all, OpenShard.source
+    read_all, sources_of = OpenShard.read_all, OpenShard.sources
 
     def noting(self, entries):
         read.extend(size for _, size in entries)
         return read_all(self, entries)
 
-    def noting_source(self, place):
-        entry = self.entry(place)
-        if entry in self._held or isinstance(self._object, OpenFile):
-            read.append(entry[1])  # else ``read_all`` is asked
-        return source_of(self, place)
+    def noting_sources(self, entries):
+        before = len(read)
+        found = sources_of(self, entries)
+        if len(read) == before:  # else ``read_all`` was asked
+            read.extend(entries[:, 1].tolist())
+        return found
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(OpenShard, "read_all", noting)
-        patch.setattr(OpenShard, "source", noting_source)
+        patch.setattr(OpenShard, "sources", noting_sources)
         np.asarray(ask(store, "roi", box=box).data)
     assert sum(read) == expected
 

@@ -6,7 +6,7 @@ What it returns is sparse, since of many regions a shard has few, and a chunk on
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import Any
@@ -15,11 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from thc_dask.grid import Extent, Vox
-from thc_dask.kernels.histogram import Jobs, are_bytes, joint_counts
+from thc_dask.kernels.histogram import Jobs, joint_counts
 from thc_dask.pairs import Axis, Pair
 from thc_dask.store.batches import Chunk, get_all, keep_memory
 from thc_dask.store.pipeline import BrokenError, Decoding, can
-from thc_dask.store.shards import OpenShard, shard_key
+from thc_dask.store.shards import ArrayReader, OpenShard, shard_key
 from thc_dask.store.tableparts import Sparse
 
 BATCH_VOX = 2**20  # decoded at a time where that is done before counting
@@ -74,7 +74,7 @@ class Task:
 
     def _count(self, places: Sequence[Vox], straight: bool) -> list[Counted]:
         array = self.pairs[0].rows.array
-        boxes = [array.chunk_extent(p) for p in places]
+        boxes = _Boxes.of(places, array)
         counts = [_Count(pair, self.within, boxes) for pair in self.pairs]
         if straight:
             at_once = max(1, BATCH_BYTES // max(count.chunk_bytes for count in counts))
@@ -83,7 +83,7 @@ class Task:
         with _Shards(places) as shards:
             for i in range(0, len(places), at_once):
                 pipeline = Decoding() if straight else None
-                chunks = _Chunks(places[i : i + at_once], boxes[i : i + at_once], pipeline)
+                chunks = _Chunks(boxes.some(slice(i, i + at_once)), pipeline)
                 parts = [count.ask(chunks) for count in counts]
                 chunks.decode(shards)
                 batches = [c.begin(chunks, some) for c, some in zip(counts, parts, strict=True)]
@@ -100,6 +100,47 @@ class Task:
         return f"{array.location.url}: {shard_key(array.path, shard)}"
 
 
+@dataclass(frozen=True)
+class _Boxes:
+    """Chunks, and which voxels of them there are."""
+
+    places: NDArray[np.int64]
+    """(chunk, 3)."""
+    start: NDArray[np.int64]
+    """(chunk, 3)."""
+    stop: NDArray[np.int64]
+    """(chunk, 3)."""
+
+    @classmethod
+    def of(cls, places: Sequence[Vox], array: ArrayReader) -> _Boxes:
+        """Return chunks of an array."""
+        numbers = np.array(places, np.int64).reshape(-1, 3)
+        start = numbers * array.chunk
+        return cls(numbers, start, np.minimum(start + array.chunk, array.shape))
+
+    def some(self, which: slice) -> _Boxes:
+        """Return some of them."""
+        return _Boxes(self.places[which], self.start[which], self.stop[which])
+
+    @property
+    def around(self) -> Extent:
+        """The box around them."""
+        start, stop = self.start.min(axis=0).tolist(), self.stop.max(axis=0).tolist()
+        return Extent(tuple(start), tuple(stop))
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """Parts of chunks, those of a chunk one after the other."""
+
+    number: NDArray[np.int64]
+    """Of the chunk."""
+    start: NDArray[np.int64]
+    """(part, 3)."""
+    stop: NDArray[np.int64]
+    """(part, 3)."""
+
+
 class _Shards(ExitStack):
     """One shard of each array, opened when it is first needed."""
 
@@ -110,18 +151,19 @@ class _Shards(ExitStack):
         self._seen: dict[str, dict[bytes, Chunk]] = {}
 
     def get(
-        self, axis: Axis, places: Sequence[Vox], numbers: Sequence[int], pipeline: Decoding | None
-    ) -> list[Chunk]:
+        self, axis: Axis, places: NDArray[np.int64], numbers: NDArray[np.int64],
+        pipeline: Decoding | None,
+    ) -> list[Chunk]:  # fmt: skip
         """Return chunks of the array of an axis as rows; a pipeline may decode them later."""
         if axis.name not in self._open:
-            opened = axis.array.open_shard(places[0], self._places)
+            opened = axis.array.open_shard(self._places[0], self._places)
             self._open[axis.name] = self.enter_context(opened)
         shard, seen = self._open[axis.name], self._seen.setdefault(axis.name, {})
         if pipeline is None:
             return [axis.rows(c) for c in get_all(shard, places, seen)]
 
-        def later(i: int) -> NDArray[Any]:
-            return pipeline.decode(numbers[i], shard, places[i], axis.name)
+        def later(some: NDArray[np.int64], entries: NDArray[np.uint64]) -> NDArray[Any]:
+            return pipeline.decode(numbers[some], shard, entries, axis.name)
 
         return get_all(shard, places, seen, later)
 
@@ -129,125 +171,139 @@ class _Shards(ExitStack):
 class _Chunks:
     """Some chunks of several arrays: those that are asked for, decoded once."""
 
-    def __init__(
-        self, places: Sequence[Vox], boxes: Sequence[Extent], pipeline: Decoding | None
-    ) -> None:
-        self.places, self.boxes, self.pipeline = places, boxes, pipeline
+    def __init__(self, boxes: _Boxes, pipeline: Decoding | None) -> None:
+        self.boxes, self.pipeline = boxes, pipeline
         self._axes: dict[str, Axis] = {}
-        self._wanted: dict[str, set[int]] = {}
+        self._wanted: dict[str, list[NDArray[np.int64]]] = {}
         self._decoded: dict[str, dict[int, Chunk]] = {}
 
-    def ask(self, axis: Axis, which: Iterable[int]) -> None:
+    def ask(self, axis: Axis, which: NDArray[np.int64]) -> None:
         """Ask for chunks by their numbers."""
         if not axis.single:
             self._axes[axis.name] = axis
-            self._wanted.setdefault(axis.name, set()).update(which)
+            self._wanted.setdefault(axis.name, []).append(which)
 
     def decode(self, shards: _Shards) -> None:
         """Read what was asked for, or have the pipeline read it."""
         for name, which in self._wanted.items():
-            numbers = sorted(which)
-            if numbers:
-                some = [self.places[i] for i in numbers]
+            numbers = np.unique(np.concatenate(which))
+            if len(numbers):
+                some = self.boxes.places[numbers]
                 found = shards.get(self._axes[name], some, numbers, self.pipeline)
-                self._decoded[name] = dict(zip(numbers, found, strict=True))
+                self._decoded[name] = dict(zip(numbers.tolist(), found, strict=True))
 
-    def get(self, axis: Axis, i: int) -> Chunk:
-        """Return a chunk as rows, one number where all its voxels have that row."""
-        return 0 if axis.single else self._decoded[axis.name][i]
+    def get(self, axis: Axis, which: NDArray[np.int64]) -> list[Chunk]:
+        """Return chunks as rows, one number where all voxels of a chunk have that row."""
+        if axis.single:
+            return [0] * len(which)
+        decoded = self._decoded.get(axis.name, {})
+        return [decoded[i] for i in which.tolist()]
 
 
 @dataclass(frozen=True)
 class _Batch:
     """Chunks that are being counted for a pair."""
 
-    places: list[tuple[int, Vox]]
+    numbers: NDArray[np.int64]
+    """Which of the batch hold known voxels, rising."""
+    places: NDArray[np.int64]
+    """(chunk, 3): where these are."""
     total: NDArray[np.uint32]
     """(chunk, row, column)."""
     met: NDArray[np.bool_]
     """(chunk, row): which were counted already."""
-    jobs: Jobs | None
+    jobs: Jobs
 
 
 class _Count:
     """The tables of one pair over the chunks of one task, while they are counted."""
 
-    def __init__(self, pair: Pair, within: Extent, boxes: Sequence[Extent]) -> None:
+    def __init__(self, pair: Pair, within: Extent, boxes: _Boxes) -> None:
         self._pair = pair
-        here = _around(boxes)
+        here = boxes.around
         self._first = here.start[0]
         # Of many annotated planes a shard has few: look through these for each chunk.
         self._known = [b for e in pair.known if (b := e.intersect(within).intersect(here)).n_vox]
-        self._is_all_known = self._known == [here]
         self._shape = (pair.rows.n_counted, pair.columns.n_counted)
         # What is never touched costs nothing: the system gives pages of zeros as they are used.
         self._planes = np.zeros((here.shape[0], *self._shape), np.uint32)
-        self._places: list[Vox] = []
+        self._n = 0
+        self._places: list[NDArray[np.int64]] = []
+        self._chunks: list[NDArray[np.int64]] = []
         self._rows: list[NDArray[np.int64]] = []
         self._counts: list[NDArray[np.uint32]] = []
 
-    def ask(self, chunks: _Chunks) -> dict[int, list[Extent]]:
-        """Ask for the chunks that hold known voxels; return the known boxes of each."""
-        if self._is_all_known:
-            parts = {i: [box] for i, box in enumerate(chunks.boxes)}
-        else:
-            found = [
-                [b for e in self._known if (b := e.intersect(box)).n_vox] for box in chunks.boxes
-            ]
-            parts = {i: some for i, some in enumerate(found) if some}
+    def ask(self, chunks: _Chunks) -> _Parts:
+        """Ask for the chunks that hold known voxels; return the known parts of each."""
+        none = np.zeros(0, np.int64), np.zeros((0, 3), np.int64), np.zeros((0, 3), np.int64)
+        found = [none]
+        for known in self._known:
+            start = np.maximum(chunks.boxes.start, known.start)
+            stop = np.minimum(chunks.boxes.stop, known.stop)
+            number = np.flatnonzero((start < stop).all(axis=1))
+            found.append((number, start[number], stop[number]))
+        number, start, stop = (np.concatenate(several) for several in zip(*found, strict=True))
+        order = np.argsort(number, kind="stable")
         for axis in (self._pair.rows, self._pair.columns):
-            chunks.ask(axis, parts)
-        return parts
+            chunks.ask(axis, number)
+        return _Parts(number[order], start[order], stop[order])
 
     @property
     def chunk_bytes(self) -> int:
         """Size of the table of a chunk."""
         return 4 * math.prod(self._shape)
 
-    def begin(self, chunks: _Chunks, parts: dict[int, list[Extent]]) -> _Batch:
+    def begin(self, chunks: _Chunks, parts: _Parts) -> _Batch:
         """Count the known voxels of some chunks, or have the pipeline count them."""
-        total = np.zeros((len(chunks.places), *self._shape), np.uint32)
+        total = np.zeros((len(chunks.boxes.places), *self._shape), np.uint32)
         met = np.zeros(total.shape[:2], bool)
         jobs = Jobs(self._planes, total)
-        for i, some in parts.items():
-            rows, columns = (chunks.get(a, i) for a in (self._pair.rows, self._pair.columns))
-            if isinstance(columns, int):
-                columns = np.full(self._pair.columns.array.chunk, columns, np.uint8)
-            for part in some:
-                where = _inside(part, chunks.boxes[i])
-                block = rows if isinstance(rows, int) else rows[where]
-                plane = part.start[0] - self._first
-                if are_bytes(block, columns, self._planes.shape):
-                    jobs.add(block, columns[where], plane, i)
-                else:
-                    planes = self._planes[plane : plane + part.shape[0]]
-                    met[i, joint_counts(block, columns[where], planes, total[i])] = True
-        places = [(i, chunks.places[i]) for i in parts]
-        if not len(jobs):
-            return _Batch(places, total, met, None)
-        if chunks.pipeline is None:
-            jobs.run()
+        rows, values = (
+            chunks.get(axis, parts.number) for axis in (self._pair.rows, self._pair.columns)
+        )
+        ones = {v: self._whole(v) for v in values if isinstance(v, int)}
+        columns = [ones[v] if isinstance(v, int) else v for v in values]
+        inside, shape = parts.start - chunks.boxes.start[parts.number], parts.stop - parts.start
+        plane = parts.start[:, 0] - self._first
+        if self._pair.are_bytes:
+            jobs.add_parts(rows, columns, inside, shape, plane, parts.number)
         else:
-            chunks.pipeline.count(jobs)
-        return _Batch(places, total, met, jobs)
+            for i, (row, column) in enumerate(zip(rows, columns, strict=True)):
+                ranges = zip(inside[i].tolist(), shape[i].tolist(), strict=True)
+                z, y, x = (slice(a, a + n) for a, n in ranges)
+                planes = self._planes[plane[i] : plane[i] + shape[i, 0]]
+                block = row if isinstance(row, int) else row[z, y, x]
+                number = parts.number[i]
+                met[number, joint_counts(block, column[z, y, x], planes, total[number])] = True
+        if len(jobs):
+            if chunks.pipeline is None:
+                jobs.run()
+            else:
+                chunks.pipeline.count(jobs)
+        numbers = np.unique(parts.number)
+        return _Batch(numbers, chunks.boxes.places[numbers], total, met, jobs)
+
+    def _whole(self, value: int) -> NDArray[Any]:
+        """Return a chunk of one value."""
+        return np.full(self._pair.columns.array.chunk, value, np.uint8)
 
     def end(self, batch: _Batch) -> None:
         """Keep what was counted."""
         met = batch.met
-        if batch.jobs is not None:
+        if len(batch.jobs):
             met |= batch.jobs.met() != 0
-        for i, place in batch.places:
-            self._places.append(place)
-            rows_met = np.flatnonzero(met[i])
-            self._rows.append(rows_met)
-            self._counts.append(batch.total[i, rows_met])
+        chunk, row = np.nonzero(met[batch.numbers])
+        self._places.append(batch.places)
+        self._chunks.append(chunk + self._n)
+        self._rows.append(row)
+        self._counts.append(batch.total[batch.numbers[chunk], row])
+        self._n += len(batch.places)
 
     def result(self) -> Counted:
         """Return the tables with a row for each code that occurs."""
         rows, columns = self._pair.rows, self._pair.columns
-        held = np.concatenate([np.zeros(0, np.int64), *self._rows])
-        counts = np.concatenate([np.zeros((0, self._shape[1]), np.uint32), *self._counts])
-        chunk = np.repeat(np.arange(len(self._rows)), [len(r) for r in self._rows])
+        held, chunk = np.concatenate(self._rows), np.concatenate(self._chunks)
+        counts = self._counts[0] if len(self._counts) == 1 else np.concatenate(self._counts)
         met = np.unique(held)
         planes = self._planes[:, met]
         if columns.n_counted != columns.n:
@@ -258,22 +314,7 @@ class _Count:
             met, planes = np.searchsorted(codes, met[ours]), planes[:, ours]
             chunk, counts = chunk[keep], counts[keep]
             held = np.searchsorted(codes, held[keep])
-        places = np.array(self._places, np.int64).reshape(-1, 3)
+        sparse = Sparse(chunk, held, counts)
         return Counted(
-            self._pair.shape, self._first, met, planes, places, Sparse(chunk, held, counts)
+            self._pair.shape, self._first, met, planes, np.concatenate(self._places), sparse
         )
-
-
-def _around(boxes: Sequence[Extent]) -> Extent:
-    """Return the box around boxes."""
-    start = tuple(min(b.start[axis] for b in boxes) for axis in range(3))
-    stop = tuple(max(b.stop[axis] for b in boxes) for axis in range(3))
-    return Extent(start, stop)  # type: ignore[arg-type]
-
-
-def _inside(part: Extent, box: Extent) -> tuple[slice, slice, slice]:
-    """Return where a part is among the voxels of a box."""
-    z, y, x = (
-        slice(a - o, b - o) for a, b, o in zip(part.start, part.stop, box.start, strict=True)
-    )
-    return z, y, x

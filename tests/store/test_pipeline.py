@@ -100,8 +100,7 @@ def test_what_fails_once_is_read_again(labelled, monkeypatch):
     def fail_once(self):
         if not failed:
             failed.append(True)
-            steps = next(iter(self._steps.values()))
-            steps[0] = (steps[0][0], steps[0][1], 10**12, *steps[0][3:])  # behind the end
+            self._steps[0][0, 3] = 10**12  # behind the end
         run(self)
 
     monkeypatch.setattr(Decoding, "run", fail_once)

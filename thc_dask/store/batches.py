@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from thc_dask.grid import Vox
 from thc_dask.store.shards import ABSENT, OpenShard
 
 FEW_BYTES = 64  # a chunk of one value takes some twenty, whatever its size
@@ -29,15 +28,15 @@ def keep_memory() -> None:
 
 def get_all(
     shard: OpenShard,
-    places: Sequence[Vox],
+    places: NDArray[np.int64],
     seen: dict[bytes, Chunk],
-    later: Callable[[int], NDArray[Any]] | None = None,
+    later: Callable[[NDArray[np.int64], NDArray[np.uint64]], NDArray[Any]] | None = None,
 ) -> list[Chunk]:
-    """Return whole chunks.
+    """Return whole chunks by their places (chunk, 3).
 
     ``seen`` remembers what chunks of a few bytes came to: most chunks of labels are of one value,
     and these are all alike. Where ``later`` is given the chunks of more bytes are not decoded now:
-    it is asked for each, by its number among ``places``.
+    it is asked for what will hold each, by their numbers among ``places`` and their entries.
 
     Raises
     ------
@@ -45,23 +44,26 @@ def get_all(
         The shard is damaged; the message names it and the chunk.
     """
     found: list[Chunk] = [0] * len(places)
-    if shard.index is None:
-        return found
-    entries = [shard.entry(place) for place in places]
-    now = []
-    for i, (offset, size) in enumerate(entries):
-        if offset != ABSENT:
-            if later is not None and size > FEW_BYTES:
-                found[i] = later(i)
-            else:
-                now.append(i)
-    for i, piece in zip(now, shard.read_all([entries[i] for i in now]), strict=True):
-        if len(piece) > FEW_BYTES:
-            found[i] = shard.decoded(places[i], piece)
-        elif piece in seen:
+    entries = shard.entries(places)
+    is_there = entries[:, 0] != ABSENT
+    if later is not None:
+        are_later = is_there & (entries[:, 1] > FEW_BYTES)
+        numbers = np.flatnonzero(are_later)
+        if len(numbers):
+            into = later(numbers, entries[numbers])
+            for i in numbers.tolist():
+                found[i] = into
+        is_there &= ~are_later
+    now = np.flatnonzero(is_there)
+    pieces = shard.read_all([(start, size) for start, size in entries[now].tolist()])
+    for i, piece in zip(now.tolist(), pieces, strict=True):
+        if len(piece) <= FEW_BYTES and piece in seen:
             found[i] = seen[piece]
-        else:
-            chunk = shard.decoded(places[i], piece)
+            continue
+        z, y, x = places[i].tolist()
+        chunk = shard.decoded((z, y, x), piece)
+        found[i] = chunk
+        if len(piece) <= FEW_BYTES:
             low, high = int(chunk.min()), int(chunk.max())
             found[i] = seen[piece] = low if low == high else chunk
     return found

@@ -430,21 +430,32 @@ class OpenShard:
                     found[offset, size] = data[offset - start :][:size]
         return [found[e] for e in entries]
 
-    def source(self, place: Vox) -> tuple[int, int, int]:
-        """Return where the bytes of a stored chunk are, for reading them past the interpreter.
+    def entries(self, places: NDArray[np.int64]) -> NDArray[np.uint64]:
+        """Return offset and size of chunks by their places (chunk, 3), as the index has them."""
+        if self._index is None:
+            return np.full((len(places), 2), ABSENT, np.uint64)
+        z, y, x = (places - self._first).T
+        found: NDArray[np.uint64] = self._index[z, y, x]
+        return found
 
-        File, offset and size; or -1, address and size, where they are in memory that this object
-        keeps.
+    def sources(self, entries: NDArray[np.uint64]) -> NDArray[np.int64]:
+        """Return where the bytes of stored chunks are, for reading them past the interpreter.
+
+        (chunk, 3): file, offset and size; or -1, address and size, where they are in memory that
+        this object keeps.
         """
-        start, size = entry = self.entry(place)
-        self._array.n_bytes_read += size
-        if isinstance(self._object, OpenFile) and entry not in self._held:
-            return self._object.fileno(), start, size
-        if entry not in self._held:
-            self._held[entry] = self.read_all([entry])[0]
-        data = np.frombuffer(self._held[entry], np.uint8)
+        self._array.n_bytes_read += int(entries[:, 1].sum())
+        if isinstance(self._object, OpenFile) and not self._held:
+            found = np.empty((len(entries), 3), np.int64)
+            found[:, 0], found[:, 1:] = self._object.fileno(), entries
+            return found
+        asked = [(start, size) for start, size in entries.tolist()]
+        there = [entry for entry in asked if entry not in self._held]
+        self._held.update(zip(there, self.read_all(there), strict=True))
+        pieces = [np.frombuffer(self._held[entry], np.uint8) for entry in asked]
         # Fewer than the index says: the checksum of what is there will not fit.
-        return -1, data.ctypes.data, len(data)
+        places = [(-1, piece.ctypes.data, len(piece)) for piece in pieces]
+        return np.array(places, np.int64).reshape(-1, 3)
 
     def decoded(self, place: Vox, data: bytes) -> NDArray[Any]:
         """Return a chunk from its bytes; DataError where these are damaged."""

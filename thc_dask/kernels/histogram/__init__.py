@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import threading
-from itertools import groupby
-from operator import itemgetter
+from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from thc_dask.native import address_of, load
 
 COMPILED = "thc_dask.kernels.histogram.compiled"
 TALLY = (4, 256)  # of each row: four take turns
+JOB_WIDTH = 15  # numbers that say what is counted in a block
 MOST = 256  # rows or columns that are counted as bytes
 
 
@@ -45,12 +46,12 @@ class Jobs:
         self._table, self._total = table.ctypes.data, total.ctypes.data
         self._n_blocks, self._n_rows, self._n_columns = total.shape
         self._size = 4 * self._n_rows * self._n_columns
-        self._jobs: list[tuple[int, ...]] = []
+        self._jobs: list[NDArray[np.int64]] = []
         self._blocks: list[NDArray[Any]] = []
         self._met = np.zeros((self._n_blocks, MOST + 1), np.uint8)
 
     def __len__(self) -> int:
-        return len(self._jobs)
+        return sum(map(len, self._jobs))
 
     def add(
         self, rows: NDArray[np.uint8] | int, columns: NDArray[np.uint8], plane: int, block: int
@@ -63,15 +64,73 @@ class Jobs:
         self._blocks.append(columns)
         place = _place(columns)
         if isinstance(rows, int):
-            if not 0 <= rows < self._n_rows:
-                raise IndexError(f"row {rows} in a table of {self._n_rows}")
+            self._check(rows, rows)
             where = (place[0], 0, 0, 0, rows)
         else:
             rows = _side_by_side(rows)
             self._blocks.append(rows)
             where = (*_place(rows), -1)
         table, total = self._table + plane * self._size, self._total + block * self._size
-        self._jobs.append((*where, *place, *columns.shape, table, total, block))
+        job = (*where, *place, *columns.shape, table, total, block)
+        self._jobs.append(np.array([job], np.int64))
+
+    def add_parts(
+        self,
+        rows: Sequence[NDArray[np.uint8] | int],
+        columns: Sequence[NDArray[np.uint8]],
+        inside: NDArray[np.int64],
+        shape: NDArray[np.int64],
+        plane: NDArray[np.int64],
+        block: NDArray[np.int64],
+    ) -> None:
+        """Ask for parts of blocks that are of one shape, each in C order and in one piece.
+
+        ``inside`` (part, 3) is where each part begins in its block, ``shape`` (part, 3) its voxels;
+        the others, one of each part, are what ``add`` takes.
+        """
+        if not len(rows):
+            return
+        _, n_y, n_x = columns[0].shape
+        at = (inside * (n_y * n_x, n_x, 1)).sum(axis=1)
+        row, row_at = self._values(rows)
+        if (row >= 0).any():
+            self._check(int(row[row >= 0].min()), int(row.max()))
+        _, column_at = self._values(columns)
+        row_at, column_at = np.where(row < 0, row_at + at, 0), column_at + at
+        jobs = np.empty((len(rows), JOB_WIDTH), np.int64)
+        jobs[:, 0], jobs[:, 1], jobs[:, 4] = row_at & ~7, row_at & 7, row
+        jobs[:, 5], jobs[:, 6] = column_at & ~7, column_at & 7
+        jobs[:, 2] = jobs[:, 7] = n_y * n_x
+        jobs[:, 3] = jobs[:, 8] = n_x
+        jobs[:, 9:12] = shape
+        jobs[:, 12] = self._table + plane * self._size
+        jobs[:, 13] = self._total + block * self._size
+        jobs[:, 14] = block
+        self._jobs.append(jobs)
+
+    def _values(
+        self, blocks: Sequence[NDArray[np.uint8] | int]
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return what all voxels of each block are, -1 where they differ, and where it lies."""
+        found: dict[int, tuple[int, int]] = {}  # most blocks are one and the same memory
+        for block in blocks:
+            if id(block) not in found:
+                if isinstance(block, int):
+                    found[id(block)] = block, 0
+                else:
+                    self._blocks.append(block)
+                    found[id(block)] = -1, _address(block)
+        values, addresses = np.array([found[id(b)] for b in blocks], np.int64).T
+        return values, addresses
+
+    def _check(self, low: int, high: int) -> None:
+        if low < 0 or high >= self._n_rows:
+            row = high if low >= 0 else low
+            raise IndexError(f"row {row} in a table of {self._n_rows}")
+
+    @cached_property
+    def _all(self) -> NDArray[np.int64]:
+        return np.concatenate([np.zeros((0, JOB_WIDTH), np.int64), *self._jobs])
 
     def run(self) -> NDArray[np.uint8]:
         """Count what was asked for; return (block, row): not 0 where a row occurs in a block.
@@ -81,33 +140,31 @@ class Jobs:
         IndexError
             A value has no place in the table.
         """
-        jobs = np.array(self._jobs, np.int64)
         load(COMPILED)["count_bytes"](
-            jobs.ctypes.data, len(jobs), self._n_rows, self._n_columns,
+            self._all.ctypes.data, len(self._all), self._n_rows, self._n_columns,
             *_scratch.addresses, self._met.ctypes.data,
         )  # fmt: skip
         return self.met()
 
-    def calls(self) -> dict[int, tuple[int, ...]]:
-        """Return, for each block that was asked for, the numbers that have it counted elsewhere.
+    def calls(self) -> NDArray[np.int64]:
+        """Return what has each block that was asked for counted elsewhere: (block, 6).
 
-        Those are the first four arguments of ``count_bytes`` and its last; ``counter`` has the
-        rest. The jobs of a block must have been added one after the other. They lie in this object.
+        Its number, then the first four arguments of ``count_bytes`` and its last; ``counter`` has
+        the rest. The jobs of a block must have been added one after the other. They lie in this
+        object.
         """
-        self._rows = np.array(self._jobs, np.int64)
-        start, step = self._rows.ctypes.data, self._rows.strides[0]
-        common = self._n_rows, self._n_columns, self._met.ctypes.data
-        found: dict[int, tuple[int, ...]] = {}
-        at = 0
-        for block, jobs in groupby(self._jobs, itemgetter(-1)):
-            n = sum(1 for _ in jobs)
-            found[block] = start + at * step, n, *common
-            at += n
+        numbers = self._all[:, -1]
+        firsts = np.flatnonzero(np.diff(numbers, prepend=-1))
+        found = np.empty((len(firsts), 6), np.int64)
+        found[:, 0] = numbers[firsts]
+        found[:, 1] = self._all.ctypes.data + firsts * self._all.strides[0]
+        found[:, 2] = np.diff(firsts, append=len(numbers))
+        found[:, 3:] = self._n_rows, self._n_columns, self._met.ctypes.data
         return found
 
     def met(self) -> NDArray[np.uint8]:
         """Return what ``run`` does, once all is counted."""
-        self._jobs, self._blocks = [], []
+        self._blocks = []
         if self._met[:, self._n_rows :].any():
             self._refuse(self._met.max(axis=0))
         return self._met[:, : self._n_rows]
@@ -208,5 +265,10 @@ def _side_by_side(block: NDArray[Any]) -> NDArray[Any]:
 
 def _place(block: NDArray[Any]) -> tuple[int, int, int, int]:
     """Return an address that is a whole word before a block, where from there, and strides."""
-    address = block.__array_interface__["data"][0]  # a third of the time of block.ctypes.data
+    address = _address(block)
     return address & ~7, address & 7, block.strides[0], block.strides[1]
+
+
+def _address(block: NDArray[Any]) -> int:
+    address: int = block.__array_interface__["data"][0]  # a third of the time of block.ctypes.data
+    return address

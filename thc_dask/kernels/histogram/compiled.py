@@ -50,14 +50,15 @@ def _count_eight(c: Any, tally: Any, row: Any) -> None:
 
 @njit(inline="always", error_model="numpy")  # pragma: no cover - compiled
 def _flush(
-    tally: Any, seen: Any, n_rows: Any, n_columns: Any, table: Any, plane: Any, total: Any
-) -> None:
+    tally: Any, seen: Any, n_rows: Any, n_columns: Any, table: Any, plane: Any, total: Any,
+    met: Any, block: Any,
+) -> None:  # fmt: skip
     """Empty the tallies of the rows that were seen into a plane of the table, and the total."""
     top = plane * n_rows * n_columns
     lost = np.uint16(0)
     for r in range(n_rows):
-        if seen[r] & np.uint8(1):
-            seen[r] = np.uint8(2)
+        if seen[r]:
+            seen[r], met[block + r] = np.uint8(0), np.uint8(1)
             at, into = r * 1024, r * n_columns
             for c in range(n_columns):
                 n = np.uint32(tally[at + c]) + np.uint32(tally[at + 256 + c])
@@ -70,7 +71,7 @@ def _flush(
             for c in range(1024):
                 tally[at + c] = np.uint16(0)
     if lost:
-        seen[256] = np.uint8(1)
+        met[block + 256] = np.uint8(1)
 
 
 @njit(inline="always", error_model="numpy")  # pragma: no cover - compiled
@@ -79,7 +80,7 @@ def _count_line(
     at_column: Any, n: Any, tally: Any, seen: Any,
 ) -> None:  # fmt: skip
     """Count ``n`` voxels that lie side by side; ``row`` is that of all of them, or -1."""
-    one = np.uint16(1)
+    one, held = np.uint16(1), np.uint8(1)
     head, words = n, 0
     if row >= 0 or (at_row & 7) == (at_column & 7):
         head = min(n, -at_column & 7)
@@ -88,7 +89,7 @@ def _count_line(
     first = (at_column + head) >> 3
     byte = np.uint64(0xFF)
     if row >= 0:
-        seen[row] |= np.uint8(1)
+        seen[row] = held
         base = np.uint64(row) * np.uint64(1024)
         for i in range(head):
             tally[base + np.uint64(columns[at_column + i])] += one
@@ -100,23 +101,28 @@ def _count_line(
         shift = ((at_row + head) >> 3) - first
         for i in range(head):
             r = np.uint64(rows[at_row + i])
-            seen[r] |= np.uint8(1)
+            seen[r] = held
             tally[r * np.uint64(1024) + np.uint64(columns[at_column + i])] += one
+        same, base = np.uint64(0), np.uint64(0)
+        if words > 0:
+            same = ~row_words[first + shift]
         for w in range(first, first + words):
             eight, c = row_words[w + shift], column_words[w]
-            r = eight & byte
-            if eight == r * np.uint64(0x0101010101010101):
-                seen[r] |= np.uint8(1)
-                _count_eight(c, tally, r * np.uint64(1024))
-            else:
-                for a in range(8):
-                    r = (eight >> np.uint64(8 * a)) & byte
-                    seen[r] |= np.uint8(1)
-                    at = r * np.uint64(1024) + np.uint64(256 * (a & 3))
-                    tally[at + ((c >> np.uint64(8 * a)) & byte)] += one
+            if eight != same:
+                r = eight & byte
+                if eight != r * np.uint64(0x0101010101010101):
+                    for a in range(8):
+                        r = (eight >> np.uint64(8 * a)) & byte
+                        seen[r] = held
+                        at = r * np.uint64(1024) + np.uint64(256 * (a & 3))
+                        tally[at + ((c >> np.uint64(8 * a)) & byte)] += one
+                    continue
+                seen[r] = held
+                same, base = eight, r * np.uint64(1024)
+            _count_eight(c, tally, base)
         for i in range(tail, n):
             r = np.uint64(rows[at_row + i])
-            seen[r] |= np.uint8(1)
+            seen[r] = held
             tally[r * np.uint64(1024) + np.uint64(columns[at_column + i])] += one
 
 
@@ -158,6 +164,7 @@ def count_bytes(
         n_z, n_y, n_x = jobs[j + 9], jobs[j + 10], jobs[j + 11]
         table: Any = _counts_at(jobs[j + 12])  # type: ignore[call-arg]
         total: Any = _counts_at(jobs[j + 13])
+        into = jobs[j + 14] * 257
         rows, row_words = _bytes_at(row_start), _words_at(row_start)
         columns, column_words = _bytes_at(start), _words_at(start)
         for z in range(n_z):
@@ -175,16 +182,15 @@ def count_bytes(
                 while left > 0:
                     piece = min(left, MOST)
                     if held + piece > MOST:
-                        _flush(tally, seen, n_rows, n_columns, table, z, total)
+                        _flush(tally, seen, n_rows, n_columns, table, z, total, met, into)
                         held = 0
                     _count_line(
                         rows, row_words, at_row + y * rows_y + done, here, columns, column_words,
                         at_column + y * columns_y + done, piece, tally, seen,
                     )  # fmt: skip
                     held, left, done = held + piece, left - piece, done + piece
-            _flush(tally, seen, n_rows, n_columns, table, z, total)
-        into = jobs[j + 14] * 257
-        for r in range(257):
+            _flush(tally, seen, n_rows, n_columns, table, z, total, met, into)
+        for r in range(n_rows, 256):  # for these there is no place in the table
             met[into + r] |= seen[r]
             seen[r] = np.uint8(0)
 

@@ -25,6 +25,7 @@ from thc_dask.store.shards import Codec, OpenShard, scratch
 
 COMPILED = "thc_dask.store.pipeline.compiled"
 DECODE, COUNT = 0, 1
+STEP_WIDTH = 6  # numbers that make a step
 NO_HALF = (0, 0, 0)
 PAGE = 2**16  # room for chunks grows in such steps
 
@@ -62,32 +63,40 @@ class Decoding:
     """What is to be done with stored chunks, in the order of their numbers; ``run`` does it."""
 
     def __init__(self) -> None:
-        self._steps: dict[int, list[tuple[int, ...]]] = {}
+        self._steps: list[NDArray[np.int64]] = []
         self._jobs: list[Jobs] = []
         self._shards: set[OpenShard] = set()
         self._memory: dict[str, tuple[NDArray[Any], int]] = {}
         self._longest = 0
 
-    def decode(self, number: int, shard: OpenShard, place: Vox, use: str) -> NDArray[Any]:
-        """Have a stored chunk decoded; return the array that holds it while its number is done.
+    def decode(
+        self, numbers: NDArray[np.int64], shard: OpenShard, entries: NDArray[np.uint64], use: str
+    ) -> NDArray[Any]:
+        """Have stored chunks decoded; return the array that holds each while its number is done.
 
-        ``use`` names the memory, in which the next chunk takes its place.
+        ``entries`` are those of the shard's index. ``use`` names the memory, in which one chunk
+        takes the place of the other.
         """
-        file, start, size = shard.source(place)
         if use not in self._memory:
             into = scratch.array(use, shard.chunk, shard.dtype)
             self._memory[use] = into, into.ctypes.data
         into, address = self._memory[use]
-        step = (DECODE, file, start, size, address, into.nbytes)
-        self._steps.setdefault(number, []).append(step)
-        self._longest = max(self._longest, size)
+        steps = np.empty((len(numbers), 1 + STEP_WIDTH), np.int64)
+        steps[:, 0], steps[:, 1] = 2 * numbers, DECODE
+        steps[:, 2:5] = shard.sources(entries)
+        steps[:, 5:] = address, into.nbytes
+        self._steps.append(steps)
+        self._longest = max(self._longest, int(steps[:, 4].max(initial=0)))
         self._shards.add(shard)  # its bytes must stay where they are
         return into
 
     def count(self, jobs: Jobs) -> None:
         """Have blocks counted, each once the chunk of its number is decoded."""
-        for number, call in jobs.calls().items():
-            self._steps.setdefault(number, []).append((COUNT, *call))
+        calls = jobs.calls()
+        steps = np.empty((len(calls), 1 + STEP_WIDTH), np.int64)
+        steps[:, 0], steps[:, 1] = 2 * calls[:, 0] + 1, COUNT
+        steps[:, 2:] = calls[:, 1:]
+        self._steps.append(steps)
         self._jobs.append(jobs)
 
     def run(self) -> None:
@@ -98,7 +107,10 @@ class Decoding:
         BrokenError
             A chunk could not be read or decoded. Some others have been counted.
         """
-        steps = np.array([s for _, some in sorted(self._steps.items()) for s in some], np.int64)
+        if not self._steps:
+            return
+        steps = np.concatenate(self._steps)
+        steps = steps[np.argsort(steps[:, 0], kind="stable"), 1:].copy()
         failed = np.zeros(1, np.int64)
         stored = scratch.array("stored", (-(-self._longest // PAGE) * PAGE,), np.dtype(np.uint8))
         load(COMPILED)["decode"](
@@ -183,7 +195,7 @@ class Encoding:
         numbers = np.array([*self._chunks, (*self._bytes, *[0] * 7)], np.int64)
         if self._jobs is not None:
             _, tally, seen = counter()
-            for number, (job, _, n_rows, n_columns, met) in self._jobs.calls().items():
-                numbers[number, 9] = job
-                numbers[-1, 3:8] = n_rows, n_columns, tally, seen, met
+            calls = self._jobs.calls()
+            numbers[calls[:, 0], 9] = calls[:, 1]
+            numbers[-1, 3:8] = *calls[0, 3:5], tally, seen, calls[0, 5]
         return numbers
