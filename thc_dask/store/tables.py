@@ -80,7 +80,7 @@ class Table:
 
 
 def keep(
-    store: Store, table: Table, planes: NDArray[np.int64], places: NDArray[np.int64],
+    store: Store, table: Table, planes: NDArray[np.integer[Any]], places: NDArray[np.int64],
     chunks: Sparse,
 ) -> Store:  # fmt: skip
     """Write a pair of tables into the store, then name them in its root; return it, opened anew.
@@ -103,7 +103,7 @@ def keep(
 
 
 def write_table(
-    location: Location, grid: Grid, table: Table, planes: NDArray[np.int64],
+    location: Location, grid: Grid, table: Table, planes: NDArray[np.integer[Any]],
     places: NDArray[np.int64], chunks: Sparse,
 ) -> dict[str, metadata.Node]:  # fmt: skip
     """Write the files of a pair of tables as ``keep`` does; return their nodes by path.
@@ -170,7 +170,11 @@ def _groups(table: Table) -> dict[str, metadata.Node]:
 
 
 def _arrays(
-    grid: Grid, table: Table, planes: NDArray[np.int64], places: NDArray[np.int64], chunks: Sparse
+    grid: Grid,
+    table: Table,
+    planes: NDArray[np.integer[Any]],
+    places: NDArray[np.int64],
+    chunks: Sparse,
 ) -> list[Parts]:
     """Return the arrays of a pair of tables as xarray reads them."""
     held = sorted({z for e in table.known for z in range(e.start[0], e.stop[0])})
