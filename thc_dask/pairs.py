@@ -144,13 +144,17 @@ def describe(store: Store, pair: Pair) -> Table:
 def tasks(
     pairs: Sequence[Pair], within: Extent, places: Iterable[Vox] | None
 ) -> Iterator[list[Vox]]:
-    """Yield the chunks to count, those of one shard at a time."""
+    """Yield the chunks to count, those of one shard at a time, each once."""
     array = pairs[0].rows.array
-    known = [b for pair in pairs for e in pair.known if (b := e.intersect(within)).n_vox]
     if places is None:
-        places = {p for box in known for p in array.chunks(box)}
-    shards: dict[Vox, list[Vox]] = {}
-    for p in sorted(places):
-        z, y, x = (a // n for a, n in zip(p, array.chunks_per_shard, strict=True))
-        shards.setdefault((z, y, x), []).append(p)
-    yield from shards.values()
+        known = [b for pair in pairs for e in pair.known if (b := e.intersect(within)).n_vox]
+        numbers = array.places(known)
+    else:
+        numbers = np.array(sorted(places), np.int64).reshape(-1, 3)
+    shard_of = numbers // array.chunks_per_shard
+    order = np.lexsort(shard_of.T[::-1])
+    numbers, shard_of = numbers[order], shard_of[order]
+    firsts = np.flatnonzero((shard_of[1:] != shard_of[:-1]).any(axis=1)) + 1
+    for some in np.split(numbers, firsts):
+        if len(some):
+            yield [(z, y, x) for z, y, x in some.tolist()]

@@ -186,7 +186,7 @@ class _Chunks:
     def decode(self, shards: _Shards) -> None:
         """Read what was asked for, or have the pipeline read it."""
         for name, which in self._wanted.items():
-            numbers = np.unique(np.concatenate(which))
+            numbers = _occurring(np.concatenate(which))
             if len(numbers):
                 some = self.boxes.places[numbers]
                 found = shards.get(self._axes[name], some, numbers, self.pipeline)
@@ -280,7 +280,7 @@ class _Count:
                 jobs.run()
             else:
                 chunks.pipeline.count(jobs)
-        numbers = np.unique(parts.number)
+        numbers = _occurring(parts.number)
         return _Batch(numbers, chunks.boxes.places[numbers], total, met, jobs)
 
     def _whole(self, value: int) -> NDArray[Any]:
@@ -304,7 +304,7 @@ class _Count:
         rows, columns = self._pair.rows, self._pair.columns
         held, chunk = np.concatenate(self._rows), np.concatenate(self._chunks)
         counts = self._counts[0] if len(self._counts) == 1 else np.concatenate(self._counts)
-        met = np.unique(held)
+        met = _occurring(held)
         planes = self._planes[:, met]
         if columns.n_counted != columns.n:
             planes, counts = planes.take(columns.codes, 2), counts.take(columns.codes, 1)
@@ -318,3 +318,8 @@ class _Count:
         return Counted(
             self._pair.shape, self._first, met, planes, np.concatenate(self._places), sparse
         )
+
+
+def _occurring(numbers: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return which small numbers occur, rising."""
+    return np.flatnonzero(np.bincount(numbers))  # numpy.unique would import numpy.ma

@@ -253,6 +253,16 @@ class ArrayReader:
         places = [(z, y, x) for z in ranges[0] for y in ranges[1] for x in ranges[2]]
         return sorted(places, key=lambda p: (self._shard_of(p), p))
 
+    def places(self, extents: Iterable[Extent]) -> NDArray[np.int64]:
+        """Return the places (chunk, 3) of the chunks that any of ``extents`` touches, rising."""
+        sizes = zip(self.shape, self.chunk, strict=True)
+        touched = np.zeros([-(-n // c) for n, c in sizes], bool)
+        for extent in extents:
+            ends = zip(extent.start, extent.stop, self.chunk, strict=True)
+            z, y, x = (slice(a // c, -(-b // c)) for a, b, c in ends)
+            touched[z, y, x] = True
+        return np.argwhere(touched)
+
     def shards(self, extent: Extent) -> list[Vox]:
         """Return the places of the shards that ``extent`` touches."""
         z, y, x = (
