@@ -68,13 +68,9 @@ class ImageCounts:
         place = tuple(p // c for p, c in zip(inside, self._chunk, strict=True))
         rows = self._chunks[place[0], place[1] : place[1] - (-n_y // c_y)]
         jobs = Jobs(self._planes, rows.reshape(-1, 1, N_INTENSITIES))
-        corners = np.array(list(product([0], range(0, n_y, c_y), range(0, n_x, c_x))), np.int64)
-        n = len(corners)
-        shapes = np.minimum(memory.shape, (n_z, n_y, n_x) - corners)
-        first = np.full(n, inside[0], np.int64)
-        jobs.add_parts(
-            [0] * n, [memory] * n, np.zeros_like(corners), shapes, first, np.arange(n)
-        )  # fmt: skip
+        corners = product(range(0, n_y, c_y), range(0, n_x, c_x))
+        for i, (y, x) in enumerate(corners):
+            jobs.add(0, memory[:n_z, : n_y - y, : n_x - x], inside[0], i)
         return jobs
 
     def encoded(self) -> bytes:

@@ -24,8 +24,7 @@ from thc_dask.store.root import add_nodes, node_bytes, remove_nodes
 from thc_dask.store.tableparts import Parts, Sparse, whole
 from thc_dask.store.target import RECEIPTS
 
-PART_NUMBERS = 2**20  # counts of chunks that are compressed together
-PLANE_NUMBERS = 2**18  # the same of planes, of which there are few: cores share them
+PART_NUMBERS = 2**20  # counts that are compressed together
 
 
 @dataclass(frozen=True)
@@ -186,8 +185,7 @@ def _arrays(
         "chunk": {f"chunk_{axis}": (places[:, i], {}) for i, axis in enumerate("zyx")},
     }
     sides = (table.rows, table.columns)
-    n_table = sides[0].n * sides[1].n
-    sizes = {"plane": PLANE_NUMBERS // n_table, "chunk": PART_NUMBERS // n_table}
+    n = max(1, PART_NUMBERS // (sides[0].n * sides[1].n))
     dense: dict[str, tuple[np.dtype[Any], Callable[[int, int], NDArray[Any]]]] = {
         "plane": (np.dtype(np.int64), lambda a, b: planes[numbers[a:b]]),
         "chunk": (np.dtype(np.uint32), lambda a, b: chunks.dense(a, b, sides[0].n)),
@@ -198,8 +196,7 @@ def _arrays(
         about = {"coordinates": " ".join(sorted(name for name in named[kind] if name != kind))}
         dims = (kind, *(side.dim for side in sides))
         shape = (n_first, *(side.n for side in sides))
-        size = min(max(1, sizes[kind]), n_first)
-        found.append(Parts(f"{top}/counts", shape, dtype, size, dims, about, part))
+        found.append(Parts(f"{top}/counts", shape, dtype, min(n, n_first), dims, about, part))
         found += [whole(top, s.dim, s.dim, s.values, s.attributes) for s in sides]
         found += [whole(top, name, kind, *values) for name, values in named[kind].items()]
     return found

@@ -46,12 +46,13 @@ class Jobs:
         self._table, self._total = table.ctypes.data, total.ctypes.data
         self._n_blocks, self._n_rows, self._n_columns = total.shape
         self._size = 4 * self._n_rows * self._n_columns
-        self._jobs: list[NDArray[np.int64]] = []
+        self._jobs: list[tuple[int, ...]] = []
+        self._parts: list[NDArray[np.int64]] = []
         self._blocks: list[NDArray[Any]] = []
         self._met = np.zeros((self._n_blocks, MOST + 1), np.uint8)
 
     def __len__(self) -> int:
-        return sum(map(len, self._jobs))
+        return len(self._jobs) + sum(map(len, self._parts))
 
     def add(
         self, rows: NDArray[np.uint8] | int, columns: NDArray[np.uint8], plane: int, block: int
@@ -71,8 +72,7 @@ class Jobs:
             self._blocks.append(rows)
             where = (*_place(rows), -1)
         table, total = self._table + plane * self._size, self._total + block * self._size
-        job = (*where, *place, *columns.shape, table, total, block)
-        self._jobs.append(np.array([job], np.int64))
+        self._jobs.append((*where, *place, *columns.shape, table, total, block))
 
     def add_parts(
         self,
@@ -106,7 +106,7 @@ class Jobs:
         jobs[:, 12] = self._table + plane * self._size
         jobs[:, 13] = self._total + block * self._size
         jobs[:, 14] = block
-        self._jobs.append(jobs)
+        self._parts.append(jobs)
 
     def _values(
         self, blocks: Sequence[NDArray[np.uint8] | int]
@@ -130,7 +130,8 @@ class Jobs:
 
     @cached_property
     def _all(self) -> NDArray[np.int64]:
-        return np.concatenate([np.zeros((0, JOB_WIDTH), np.int64), *self._jobs])
+        jobs = np.array(self._jobs, np.int64).reshape(-1, JOB_WIDTH)
+        return np.concatenate([jobs, *self._parts]) if self._parts else jobs
 
     def run(self) -> NDArray[np.uint8]:
         """Count what was asked for; return (block, row): not 0 where a row occurs in a block.
@@ -154,11 +155,14 @@ class Jobs:
         object.
         """
         numbers = self._all[:, -1]
-        firsts = np.flatnonzero(np.diff(numbers, prepend=-1))
+        is_first = np.ones(len(numbers) + 1, bool)
+        is_first[1:-1] = numbers[1:] != numbers[:-1]
+        ends = np.flatnonzero(is_first)
+        firsts = ends[:-1]
         found = np.empty((len(firsts), 6), np.int64)
         found[:, 0] = numbers[firsts]
-        found[:, 1] = self._all.ctypes.data + firsts * self._all.strides[0]
-        found[:, 2] = np.diff(firsts, append=len(numbers))
+        found[:, 1] = _address(self._all) + firsts * self._all.strides[0]
+        found[:, 2] = ends[1:] - firsts
         found[:, 3:] = self._n_rows, self._n_columns, self._met.ctypes.data
         return found
 
