@@ -305,7 +305,9 @@ class _Count:
         held, chunk = np.concatenate(self._rows), np.concatenate(self._chunks)
         counts = self._counts[0] if len(self._counts) == 1 else np.concatenate(self._counts)
         met = _occurring(held)
-        planes = self._planes[:, met]
+        ends = met[[0, -1]] if len(met) else np.zeros(2, np.int64)
+        side_by_side = ends[1] - ends[0] + 1 == len(met)
+        planes = self._planes[:, ends[0] : ends[1] + 1] if side_by_side else self._planes[:, met]
         if columns.n_counted != columns.n:
             planes, counts = planes.take(columns.codes, 2), counts.take(columns.codes, 1)
         if rows.n_counted != rows.n:
