@@ -17,7 +17,7 @@ from thc_dask.errors import MissingError
 from thc_dask.grid import Extent, Vox
 from thc_dask.kernels.histogram import Jobs
 from thc_dask.store.location import Location, require
-from thc_dask.store.tableparts import Sparse, joined
+from thc_dask.store.tableparts import Joined, Sparse, joined
 
 N_INTENSITIES = 256
 SUFFIX = ".counts"
@@ -81,7 +81,7 @@ class ImageCounts:
 
 def gathered(
     location: Location, columns: Iterable[tuple[str, Extent]], chunk: Vox, n_planes: int
-) -> tuple[NDArray[np.int64], NDArray[np.int64], Sparse]:
+) -> tuple[NDArray[np.int64], NDArray[np.int64], Joined]:
     """Return the counts of all columns, each named by where its counts lie and its extent.
 
     By plane (plane, 1, intensity), then the places of all chunks (chunk, 3) and what these hold.

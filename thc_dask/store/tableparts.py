@@ -28,20 +28,42 @@ class Sparse:
     counts: NDArray[np.uint32]
     """(held, column)."""
 
+
+@dataclass(frozen=True)
+class Joined:
+    """Sparse tables of different chunks as one; the counts stay where they are."""
+
+    chunk: NDArray[np.int64]
+    """Which chunk, of each row that is held; rising."""
+    row: NDArray[np.int64]
+    """Which row; rising within a chunk."""
+    table: NDArray[np.int64]
+    """Which table has the counts."""
+    held: NDArray[np.int64]
+    """Where in that table."""
+    counts: tuple[NDArray[np.uint32], ...]
+    """Of each table (held, column)."""
+    n_columns: int
+
     def dense(self, start: int, stop: int, n_rows: int) -> NDArray[np.uint32]:
         """Return some chunks with all their rows, (chunk, row, column)."""
         a, b = np.searchsorted(self.chunk, (start, stop))
-        found = np.zeros((stop - start, n_rows, self.counts.shape[1]), np.uint32)
-        found[self.chunk[a:b] - start, self.row[a:b]] = self.counts[a:b]
+        found = np.zeros((stop - start, n_rows, self.n_columns), np.uint32)
+        order = a + np.argsort(self.table[a:b], kind="stable")
+        firsts = np.flatnonzero(np.diff(self.table[order])) + 1
+        for some in np.split(order, firsts):
+            if len(some):
+                counts = self.counts[self.table[some[0]]]
+                found[self.chunk[some] - start, self.row[some]] = counts[self.held[some]]
         return found
 
 
 def joined(
     parts: Sequence[tuple[NDArray[np.int64], Sparse]], n_columns: int
-) -> tuple[NDArray[np.int64], Sparse]:
+) -> tuple[NDArray[np.int64], Joined]:
     """Return tables of different chunks as one, ordered by place.
 
-    Each part, as the result, is the places (chunk, 3) of its chunks and what they hold.
+    Each part is the places (chunk, 3) of its chunks and what they hold.
     """
     places = np.concatenate([np.zeros((0, 3), np.int64), *(p for p, _ in parts)])
     order = np.lexsort(places.T[::-1])
@@ -51,10 +73,13 @@ def joined(
     none = np.zeros(0, np.int64)
     chunk = np.concatenate([none, *(s.chunk + n for n, (_, s) in zip(firsts, parts, strict=False))])
     row = np.concatenate([none, *(s.row for _, s in parts)])
-    counts = np.concatenate([np.zeros((0, n_columns), np.uint32), *(s.counts for _, s in parts)])
+    sizes = [len(s.row) for _, s in parts]
+    table = np.repeat(np.arange(len(parts)), sizes)
+    held = np.concatenate([none, *(np.arange(n) for n in sizes)])
     chunk = number[chunk]
     sort = np.lexsort((row, chunk))
-    return places[order], Sparse(chunk[sort], row[sort], counts[sort])
+    counts = tuple(s.counts for _, s in parts)
+    return places[order], Joined(chunk[sort], row[sort], table[sort], held[sort], counts, n_columns)
 
 
 @dataclass(frozen=True)

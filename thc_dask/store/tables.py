@@ -21,7 +21,7 @@ from thc_dask.store.location import Location
 from thc_dask.store.publish import PUTS_AT_A_TIME, digest
 from thc_dask.store.read import Store
 from thc_dask.store.root import add_nodes, node_bytes, remove_nodes
-from thc_dask.store.tableparts import Parts, Sparse, whole
+from thc_dask.store.tableparts import Joined, Parts, joined, whole
 from thc_dask.store.target import RECEIPTS
 
 PART_NUMBERS = 2**20  # counts that are compressed together
@@ -81,7 +81,7 @@ class Table:
 
 def keep(
     store: Store, table: Table, planes: NDArray[np.integer[Any]], places: NDArray[np.int64],
-    chunks: Sparse,
+    chunks: Joined,
 ) -> Store:  # fmt: skip
     """Write a pair of tables into the store, then name them in its root; return it, opened anew.
 
@@ -104,7 +104,7 @@ def keep(
 
 def write_table(
     location: Location, grid: Grid, table: Table, planes: NDArray[np.integer[Any]],
-    places: NDArray[np.int64], chunks: Sparse,
+    places: NDArray[np.int64], chunks: Joined,
 ) -> dict[str, metadata.Node]:  # fmt: skip
     """Write the files of a pair of tables as ``keep`` does; return their nodes by path.
 
@@ -141,8 +141,7 @@ def n_files_of_all(grid: Grid, table: Table, chunk: Vox) -> int:
     n = [-(-size // c) for size, c in zip(grid.shape, chunk, strict=True)]
     # A place as often as there are chunks, and no count at all: nothing is held of what is planned.
     places = np.broadcast_to(np.array(n, np.int64) - 1, (math.prod(n), 3))
-    nowhere = np.zeros(0, np.int64)
-    none = Sparse(nowhere, nowhere, np.zeros((0, table.columns.n), np.uint32))
+    _, none = joined([], table.columns.n)
     arrays = _arrays(grid, table, np.zeros((0, 0, 0), np.int64), places, none)
     # Parts of zeros are not stored. Of numbers that rise only the last need not be 0.
     parts = [
@@ -174,7 +173,7 @@ def _arrays(
     table: Table,
     planes: NDArray[np.integer[Any]],
     places: NDArray[np.int64],
-    chunks: Sparse,
+    chunks: Joined,
 ) -> list[Parts]:
     """Return the arrays of a pair of tables as xarray reads them."""
     held = sorted({z for e in table.known for z in range(e.start[0], e.stop[0])})
