@@ -1,6 +1,9 @@
 import operator
+import subprocess
+import sys
 import threading
 from functools import partial
+from pathlib import Path
 
 import dask
 import numpy as np
@@ -134,3 +137,43 @@ def test_synchronous_runs_here():
         assert set(schedule.run(lambda _: threading.get_ident(), range(3))) == {
             threading.get_ident()
         }
+
+
+LEAVE = """
+import os, signal, time
+from concurrent.futures import process
+from contextlib import suppress
+from pathlib import Path
+import dask
+from thc_dask import schedule
+
+def holder(processes):
+    # Of idle workers one waits in a read for what comes, the others for its lock.
+    while alive := [p.pid for p in processes if p.is_alive()]:
+        for pid in alive:
+            with suppress(OSError):
+                if Path(f"/proc/{pid}/syscall").read_text().startswith("0 "):
+                    return pid
+        time.sleep(0.02)
+
+def struck(manager):
+    if pid := holder(manager.processes.values()):
+        os.kill(pid, signal.SIGKILL)
+    leave(manager)
+
+if __name__ == "__main__":
+    dask.config.set(scheduler="processes")
+    print(sorted(schedule.run(abs, [-1, -2, 3])), flush=True)
+    leave = process._ExecutorManagerThread.join_executor_internals
+    process._ExecutorManagerThread.join_executor_internals = struck
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/syscall").exists(), reason="needs Linux's /proc")
+def test_a_worker_that_is_killed_at_the_very_end_is_waited_for_by_nobody(tmp_path):
+    script = tmp_path / "leave.py"
+    script.write_text(LEAVE)
+    done = subprocess.run(
+        [sys.executable, script], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "[1, 2, 3]\n", "")

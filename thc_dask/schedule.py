@@ -7,15 +7,20 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
+import weakref
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, wait
 from concurrent.futures import ThreadPoolExecutor as ThreadPool
 from functools import cache
 from itertools import islice
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from thc_dask import dispatch
 from thc_dask.errors import FailureError
+
+if TYPE_CHECKING:
+    from concurrent.futures import ProcessPoolExecutor
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -120,7 +125,20 @@ def _processes() -> Executor:
     from concurrent.futures import ProcessPoolExecutor
 
     # A forked child would inherit locks that other threads hold.
-    return ProcessPoolExecutor(n_threads(), multiprocessing.get_context("spawn"))
+    pool = ProcessPoolExecutor(n_threads(), multiprocessing.get_context("spawn"))
+    # Before the executor's own: one that is killed while it takes its leave may hold the lock that
+    # the others wait for, and then nobody would ever leave.
+    threading._register_atexit(_end, weakref.ref(pool))  # type: ignore[attr-defined]
+    return pool
+
+
+def _end(pool: weakref.ref[ProcessPoolExecutor]) -> None:
+    """End worker processes that have nothing to do."""
+    found = pool()
+    if found is None or found._pending_work_items:
+        return
+    for process in list((found._processes or {}).values()):
+        process.kill()
 
 
 def _on_pool(
