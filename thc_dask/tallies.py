@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from thc_dask.grid import Extent, Vox
-from thc_dask.kernels.histogram import Jobs, joint_counts
+from thc_dask.kernels.histogram import Jobs, are_bytes, joint_counts
 from thc_dask.pairs import Axis, Pair
 from thc_dask.store.batches import Chunk, get_all, keep_memory
 from thc_dask.store.pipeline import BrokenError, Decoding, can
@@ -271,10 +271,13 @@ class _Count:
             for i, (row, column) in enumerate(zip(rows, columns, strict=True)):
                 ranges = zip(inside[i].tolist(), shape[i].tolist(), strict=True)
                 z, y, x = (slice(a, a + n) for a, n in ranges)
-                planes = self._planes[plane[i] : plane[i] + shape[i, 0]]
+                number, first = int(parts.number[i]), int(plane[i])
+                planes, part = self._planes[first : first + shape[i, 0]], column[z, y, x]
                 block = row if isinstance(row, int) else row[z, y, x]
-                number = parts.number[i]
-                met[number, joint_counts(block, column[z, y, x], planes, total[number])] = True
+                if are_bytes(block, part, planes.shape):
+                    jobs.add(block, part, first, number)
+                else:
+                    met[number, joint_counts(block, part, planes, total[number])] = True
         if len(jobs):
             if chunks.pipeline is None:
                 jobs.run()
