@@ -23,6 +23,7 @@ OPTIONS = ["--spacing", "1um", "--levels", "5", "--chunk", "16", "--shard", "32"
 KINDS = {
     "kill": "SIGKILL of the process, which works in threads",
     "interrupt": "SIGINT (Ctrl-C) of the process, which works in threads",
+    "terminate": "SIGTERM of the process, which works in threads",
     "kill processes": "SIGKILL of a process and its worker processes",
     "kill a process": "SIGKILL of one of the worker processes",
     "kill cluster": "SIGKILL of a process and the scheduler and workers that it started",
@@ -84,8 +85,8 @@ class Run:
         """Break it; return whether there was anything to break."""
         pid = self.process.pid
         try:
-            if self.kind == "interrupt":
-                os.kill(pid, signal.SIGINT)
+            if self.kind in ("interrupt", "terminate"):
+                os.kill(pid, signal.SIGINT if self.kind == "interrupt" else signal.SIGTERM)
             elif self.kind in ("kill a process", "kill a worker"):
                 workers = workers_of(pid)
                 if not workers:

@@ -10,8 +10,8 @@ from tests import breaker
 
 @pytest.mark.parametrize(
     ("kind", "shares"),
-    [("kill", (0.4, 0.95)), ("interrupt", (0.6,)), ("kill a process", (0.5,)),
-     ("kill a worker", (0.5,))],
+    [("kill", (0.4, 0.95)), ("interrupt", (0.6,)), ("terminate", (0.4,)),
+     ("kill a process", (0.5,)), ("kill a worker", (0.5,))],
 )  # fmt: skip
 def test_breaks(kind, shares, tmp_path, monkeypatch):
     monkeypatch.setattr(breaker, "SHAPE", (64, 128, 128))

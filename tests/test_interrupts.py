@@ -1,4 +1,4 @@
-"""Ctrl-C, also before a command has begun: one line, exit code 130, no traceback."""
+"""Ctrl-C and SIGTERM, also before a command has begun: one line, exit code 130 or 143."""
 
 import signal
 import subprocess
@@ -27,8 +27,8 @@ def stack(tmp_path_factory):
     return path
 
 
-def interrupt(module, *arguments):
-    """Press Ctrl-C once a module has been imported; return exit code, output and error lines."""
+def interrupt(module, *arguments, number=signal.SIGINT):
+    """Send a signal once a module has been imported; return exit code, output and error lines."""
     with subprocess.Popen(
         [sys.executable, "-X", "importtime", "-c", HEARING + MAIN, *map(str, arguments)],
         stdout=subprocess.PIPE,
@@ -37,7 +37,7 @@ def interrupt(module, *arguments):
     ) as running:
         for line in running.stderr:
             if line.rsplit("|", 1)[-1].strip() == module:
-                running.send_signal(signal.SIGINT)
+                running.send_signal(number)
                 break
         else:
             pytest.fail(f"{module} is not imported")
@@ -57,6 +57,17 @@ def test_early(module, stack, tmp_path):
     assert (code, out, len(err)) == (130, "", 1), err
     assert err[0].startswith("thc")
     assert err[0].split(": ")[1].startswith("interrupted")
+    assert not (store / "zarr.json").exists()
+
+
+@pytest.mark.parametrize("module", ["thc_dask.cli.arguments", "numpy", "tifffile.tifffile"])
+def test_told_to_end(module, stack, tmp_path):
+    store = tmp_path / "v.ome.zarr"
+    options = ["--spacing", "1um", "--chunk", "8", "--shard", "8", "--codec", "zstd:19"]
+    code, out, err = interrupt(module, "convert", stack, store, *options, number=signal.SIGTERM)
+    assert (code, out, len(err)) == (143, "", 1), err
+    assert err[0].startswith("thc")
+    assert err[0].split(": ")[1].startswith("terminated")
     assert not (store / "zarr.json").exists()
 
 
@@ -96,7 +107,7 @@ def test_what_imports_make_of_an_interrupt_is_an_interrupt(monkeypatch, capsys):
     signal.signal(signal.SIGINT, signal.default_int_handler)
     for verb in (turned, forgotten):
         monkeypatch.setattr("thc_dask.cli.commands.info", verb)
-        assert cli.run(["info", "s"]) == interrupts.EXIT_CODE == 130
+        assert cli.run(["info", "s"]) == interrupts.exit_code(signal.SIGINT) == 130
         assert capsys.readouterr() == ("", "thc info: interrupted\n")
     monkeypatch.setattr("thc_dask.cli.commands.info", later)
     with pytest.raises(ImportError, match="of today"):

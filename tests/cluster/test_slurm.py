@@ -1,6 +1,8 @@
 """Workers as jobs of a real Slurm."""
 
+import json
 import subprocess
+import sys
 
 import pytest
 
@@ -79,3 +81,20 @@ def test_a_job_that_is_refused_is_one_error(batch, settings):
     ):
         pass
     assert not (says("squeue", "-h") or "").strip()
+
+
+def test_a_command_that_is_told_to_end_leaves_no_job_and_no_key(batch, profiles, tmp_path):
+    options = HERE | {"shared_temp_directory": str(tmp_path), "log_directory": str(tmp_path)}
+    profile = {"kind": "slurm", "workers": 2, "memory": "1GiB", "options": options}
+    profiles(json.dumps({"thc_dask": {"clusters": {"mine": profile}}}))  # which is YAML too
+    store = tmp_path / "v.ome.zarr"
+    command = [sys.executable, "-m", "thc_dask", "convert", "phantom:256,1024,1024", store]
+    with subprocess.Popen(
+        [*command, "--cluster", "mine"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as running_:
+        until(lambda: list(store.glob("thc/receipts/image/*/*.json")))
+        running_.terminate()
+        _, err = running_.communicate(timeout=120)
+    assert (running_.returncode, err.splitlines()[-1]) == (143, "thc convert: terminated")
+    until(lambda: not (says("squeue", "-h") or "").strip())
+    assert list(tmp_path.glob("**/*.pem")) == []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
@@ -21,7 +22,7 @@ GC_OBJECTS = 50_000  # new objects from one look for rubbish to the next
 
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
-    """Run a command and exit: 0 done, 1 failed, 2 wrong request, 130 interrupted."""
+    """Run a command and exit: 0 done, 1 failed, 2 wrong request, 130 interrupted, 143 ended."""
     interrupts.leave_at_once()
     # The largest product of matrices here takes milliseconds, and less on one core than on two;
     # the threads that BLAS starts spin for 50 ms of CPU time. Dask gives its workers one as well.
@@ -62,8 +63,9 @@ def _report(command: str, error: BaseException) -> int:
     """Print what ended a command as one line and return its exit code; bugs are raised again."""
     # Imports turn an interrupt into errors of their own.
     if isinstance(error, KeyboardInterrupt) or interrupts.came():
-        print(f"{command}: interrupted", file=sys.stderr)
-        return interrupts.EXIT_CODE
+        number = interrupts.came() or signal.SIGINT
+        print(f"{command}: {interrupts.SAID[number]}", file=sys.stderr)
+        return interrupts.exit_code(number)
     if isinstance(error, ThcError):
         print(f"{command}: {error}", file=sys.stderr)
         return error.exit_code

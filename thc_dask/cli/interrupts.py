@@ -1,8 +1,9 @@
-"""Ctrl-C: one line and exit code 130, at whatever moment it comes.
+"""Ctrl-C, or being told to end: one line and exit code 130 or 143, at whatever moment it comes.
 
-Python's own answer is an exception wherever the program happens to be. Within an import, or in a
-function that the interpreter calls by itself, it is printed with a traceback, lost, or turned into
-another error.
+SIGTERM is what ``kill``, batch systems and containers send before they kill; Python by itself would
+end at once, and leave jobs and keys behind. Its answer to Ctrl-C is an exception wherever the
+program happens to be. Within an import, or in a function that the interpreter calls by itself, it
+is printed with a traceback, lost, or turned into another error.
 """
 
 from __future__ import annotations
@@ -11,30 +12,30 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
-EXIT_CODE = 130
 LATER_S = 0.01
+SAID = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
 
-_came = False
+_came: signal.Signals | None = None
 
 
 def leave_at_once() -> None:
     """From here on nothing has been begun: an interrupt says so and ends the process."""
-    if _heard():
-        signal.signal(signal.SIGINT, _leave)
+    for number in _heard():
+        signal.signal(number, _leave)
 
 
 @contextmanager
 def raised() -> Iterator[None]:
     """Within, work is done: an interrupt is raised, so that what was begun is put away."""
     global _came
-    _came = False
-    try:
-        before = signal.signal(signal.SIGINT, _raise) if _heard() else None
-    except ValueError:  # not the main thread, which alone hears signals
-        before = None
+    _came = None
+    before: dict[signal.Signals, Any] = {}
+    with suppress(ValueError):  # not the main thread, which alone hears signals
+        for number in _heard():
+            before[number] = signal.signal(number, _raise)
     hook = sys.unraisablehook
 
     def again(found: sys.UnraisableHookArgs) -> None:
@@ -45,39 +46,45 @@ def raised() -> Iterator[None]:
         # such a place too.
         from threading import Timer
 
-        Timer(LATER_S, os.kill, (os.getpid(), signal.SIGINT)).start()
+        Timer(LATER_S, os.kill, (os.getpid(), _came or signal.SIGINT)).start()
 
     sys.unraisablehook = again
     try:
         yield
     finally:
         sys.unraisablehook = hook
-        if before is not None:
-            signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def leave_with(code: int) -> None:
     """From here on all is done and said: an interrupt only ends the process sooner."""
-    if _heard():
-        signal.signal(signal.SIGINT, lambda *_: os._exit(code))
+    for number in _heard():
+        signal.signal(number, lambda *_: os._exit(code))
 
 
-def came() -> bool:
-    """Whether the work was interrupted."""
+def came() -> signal.Signals | None:
+    """Return what interrupted the work, if anything did."""
     return _came
 
 
-def _heard() -> bool:
-    """Whether anybody wants interrupts; a shell's background jobs ignore them."""
-    return signal.getsignal(signal.SIGINT) not in (signal.SIG_IGN, None)
+def exit_code(number: signal.Signals) -> int:
+    """Return the exit code of a command that a signal has ended, as shells have it."""
+    return 128 + number
 
 
-def _leave(*_: Any) -> None:
-    os.write(2, b"thc: interrupted\n")  # not print: the interrupt may have come inside one
-    os._exit(EXIT_CODE)
+def _heard() -> list[signal.Signals]:
+    """Return which signals are wanted; a shell's background jobs ignore Ctrl-C."""
+    return [n for n in SAID if signal.getsignal(n) not in (signal.SIG_IGN, None)]
 
 
-def _raise(*_: Any) -> None:
+def _leave(number: int, _: Any) -> None:
+    found = signal.Signals(number)
+    os.write(2, f"thc: {SAID[found]}\n".encode())  # not print: it may have come inside one
+    os._exit(exit_code(found))
+
+
+def _raise(number: int, _: Any) -> None:
     global _came
-    _came = True
+    _came = signal.Signals(number)
     raise KeyboardInterrupt
