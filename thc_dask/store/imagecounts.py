@@ -42,8 +42,12 @@ class ImageCounts:
     def __init__(self, extent: Extent, chunk: Vox) -> None:
         self._chunk = chunk
         z, y, x = (-(-n // c) for n, c in zip(extent.shape, chunk, strict=True))
-        self._planes = np.zeros((extent.shape[0], 1, N_INTENSITIES), np.uint32)
-        self._chunks = np.zeros((z, y, x, 1, N_INTENSITIES), np.uint32)
+        n_planes = extent.shape[0]
+        self._numbers = np.zeros((n_planes + z * y * x, 1, N_INTENSITIES), np.uint32)
+        """Of planes, then of chunks: as they will be written."""
+        self._planes = self._numbers[:n_planes]
+        self._chunks = self._numbers[n_planes:].reshape(z, y, x, 1, N_INTENSITIES)
+        self._jobs: dict[tuple[int, Vox], Jobs] = {}
 
     def add(self, row: NDArray[np.uint8], shape: Vox, inside: Vox) -> None:
         """Count chunks side by side, (chunk, z, y, x), of which ``shape`` voxels (z, y, x) exist.
@@ -67,16 +71,20 @@ class ImageCounts:
         _, c_y, c_x = self._chunk
         place = tuple(p // c for p, c in zip(inside, self._chunk, strict=True))
         rows = self._chunks[place[0], place[1] : place[1] - (-n_y // c_y)]
-        jobs = Jobs(self._planes, rows.reshape(-1, 1, N_INTENSITIES))
-        corners = product(range(0, n_y, c_y), range(0, n_x, c_x))
-        for i, (y, x) in enumerate(corners):
-            jobs.add(0, memory[:n_z, : n_y - y, : n_x - x], inside[0], i)
-        return jobs
+        rows = rows.reshape(-1, 1, N_INTENSITIES)
+        key = memory.ctypes.data, shape  # of each thread, and few shapes: columns are of many rows
+        if key not in self._jobs:
+            jobs = Jobs(self._planes, rows)
+            corners = product(range(0, n_y, c_y), range(0, n_x, c_x))
+            for i, (y, x) in enumerate(corners):
+                jobs.add(0, memory[:n_z, : n_y - y, : n_x - x], 0, i)
+            self._jobs[key] = jobs
+        return self._jobs[key].moved(inside[0], rows)
 
-    def encoded(self) -> bytes:
+    def encoded(self) -> memoryview:
         """Return them as bytes: planes, then chunks."""
         # To compress what is soon read again and removed takes longer than to write it.
-        return self._planes.astype("<u4").tobytes() + self._chunks.astype("<u4").tobytes()
+        return self._numbers.astype("<u4", copy=False).data.cast("B")
 
 
 def gathered(
@@ -104,5 +112,6 @@ def gathered(
             raise MissingError(f"{location.url}/{key} is not whole; convert again")
         places = np.indices(sizes).reshape(3, -1).T + np.array(first)
         chunks = np.arange(len(places))
-        parts.append((places, Sparse(chunks, np.zeros_like(chunks), numbers[n:].astype(np.uint32))))
+        counts = numbers[n:].astype(np.uint32, copy=False)
+        parts.append((places, Sparse(chunks, np.zeros_like(chunks), counts)))
     return planes, *joined(parts, N_INTENSITIES)

@@ -24,7 +24,9 @@ from thc_dask.store.root import add_nodes, node_bytes, remove_nodes
 from thc_dask.store.tableparts import Joined, Parts, joined, whole
 from thc_dask.store.target import RECEIPTS
 
-PART_NUMBERS = 2**20  # counts that are compressed together
+PART_NUMBERS = 2**20  # counts that are compressed together, at most
+FEW_NUMBERS = 2**16  # and at least, where cores could share them
+N_PARTS = 4
 
 
 @dataclass(frozen=True)
@@ -184,7 +186,8 @@ def _arrays(
         "chunk": {f"chunk_{axis}": (places[:, i], {}) for i, axis in enumerate("zyx")},
     }
     sides = (table.rows, table.columns)
-    n = max(1, PART_NUMBERS // (sides[0].n * sides[1].n))
+    n_table = sides[0].n * sides[1].n
+    least, most = (max(1, n // n_table) for n in (FEW_NUMBERS, PART_NUMBERS))
     dense: dict[str, tuple[np.dtype[Any], Callable[[int, int], NDArray[Any]]]] = {
         "plane": (np.dtype(np.int64), lambda a, b: planes[numbers[a:b]]),
         "chunk": (np.dtype(np.uint32), lambda a, b: chunks.dense(a, b, sides[0].n)),
@@ -195,7 +198,8 @@ def _arrays(
         about = {"coordinates": " ".join(sorted(name for name in named[kind] if name != kind))}
         dims = (kind, *(side.dim for side in sides))
         shape = (n_first, *(side.n for side in sides))
-        found.append(Parts(f"{top}/counts", shape, dtype, min(n, n_first), dims, about, part))
+        size = min(max(-(-n_first // N_PARTS), least), most, n_first)
+        found.append(Parts(f"{top}/counts", shape, dtype, size, dims, about, part))
         found += [whole(top, s.dim, s.dim, s.values, s.attributes) for s in sides]
         found += [whole(top, name, kind, *values) for name, values in named[kind].items()]
     return found
