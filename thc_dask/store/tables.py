@@ -25,7 +25,7 @@ from thc_dask.store.tableparts import Joined, Parts, joined, whole
 from thc_dask.store.target import RECEIPTS
 
 PART_NUMBERS = 2**20  # counts that are compressed together, at most
-FEW_NUMBERS = 2**16  # and at least, where cores could share them
+FEW_NUMBERS = 2**18  # and at least, where cores could share them
 N_PARTS = 4
 
 
