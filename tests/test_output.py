@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -153,6 +154,24 @@ def test_what_fails_leaves_what_was_there(counts, tmp_path, suffix, monkeypatch)
 
     monkeypatch.setattr(os, "replace", fail)
     with pytest.raises(WriteError, match=r"cannot write .*table.* the disk is full; free space"):
+        write_table(counts + 1, path)
+    monkeypatch.undo()
+    np.testing.assert_array_equal(read(path)["count"].sel(region=NAMES), counts.values)
+    assert [p.name for p in tmp_path.iterdir()] == [path.name]
+
+
+def test_a_folder_stays_until_the_new_one_has_its_name(counts, tmp_path, monkeypatch):
+    path = tmp_path / "table.zarr"
+    write_table(counts, path)
+    replace = os.replace
+
+    def fail(source, target):
+        if Path(target) == path and Path(source).name == path.name:
+            raise OSError(28, "No space left on device")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", fail)
+    with pytest.raises(WriteError, match=r"cannot write .*table"):
         write_table(counts + 1, path)
     monkeypatch.undo()
     np.testing.assert_array_equal(read(path)["count"].sel(region=NAMES), counts.values)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import mkdtemp
 from typing import TYPE_CHECKING, Any
 
 from thc_dask.errors import ExistsError, RequestError, writing
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 SUFFIXES = (".csv", ".parquet", ".json", ".nc", ".zarr")
 NEEDS = {".parquet": ("pyarrow",), ".nc": ("h5netcdf", "h5py")}
 BESIDE = ("low", "high", "p", "p_holm", "p_bh")  # what goes with a measure
+N_TRIES, PAUSE_S = 20, 0.01  # to remove what is still written to
 MARK = "thc_table"  # attribute of the tables we write as folders
 
 
@@ -145,12 +147,35 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     with writing(path):
         target.parent.mkdir(parents=True, exist_ok=True)
         # Beside the target, so that a rename is all that is left to do.
-        with TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as beside:
-            made = Path(beside, target.name)
+        beside = Path(mkdtemp(dir=target.parent, prefix=f".{target.name}."))
+        try:
+            made = beside / target.name
             yield made
             if target.is_dir():
-                shutil.rmtree(target)
-            os.replace(made, target)
+                _swap(made, target, beside / "before")
+            else:
+                os.replace(made, target)
+        finally:
+            _remove(beside)
+
+
+def _swap(made: Path, target: Path, before: Path) -> None:
+    """Put a folder in the place of another, which stays if that fails."""
+    os.replace(target, before)
+    try:
+        os.replace(made, target)
+    except BaseException:
+        os.replace(before, target)
+        raise
+
+
+def _remove(folder: Path) -> None:
+    """Remove a folder, where tasks of zarr write on for a moment after one of them failed."""
+    for _ in range(N_TRIES):
+        shutil.rmtree(folder, ignore_errors=True)
+        if not folder.exists():
+            return
+        time.sleep(PAUSE_S)
 
 
 def _write(table: xr.DataArray | xr.Dataset, target: Path, suffix: str) -> None:
