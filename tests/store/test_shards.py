@@ -16,12 +16,13 @@ from tests.strategies import extents, source, volumes
 from thc_dask import histogram
 from thc_dask.convert import write_store
 from thc_dask.errors import DataError, RequestError
+from thc_dask.grid import Extent
 from thc_dask.labels import write_labels
 from thc_dask.reader import read
 from thc_dask.schemes import Label, Scheme
 from thc_dask.store.location import locate
 from thc_dask.store.read import Store
-from thc_dask.store.shards import Codec
+from thc_dask.store.shards import ArrayReader, Codec
 
 SCHEME = Scheme("s", "region", (Label(0, "none"), Label(3, "a"), Label(300, "b")))
 LAYOUT = {"chunk": (4, 4, 8), "shard": (8, 8, 16), "levels": 3}
@@ -199,3 +200,14 @@ def test_readers_travel_without_what_they_have_read(store):
     with ThreadPoolExecutor(4) as pool:
         for found in pool.map(read, [copy] * 8, [everything] * 8):
             np.testing.assert_array_equal(found, expected)
+
+
+def test_places_of_a_box_take_no_memory_for_the_volume(tmp_path):
+    shape, chunk, shard = (2**20, 2**20, 2**20), (64, 64, 64), (256, 256, 256)
+    array = ArrayReader(locate(tmp_path), "0/image", shape, chunk, shard, np.dtype(np.uint8))
+    boxes = [
+        Extent((2**19, 64, 0), (2**19 + 65, 128, 1)),
+        Extent((2**19, 0, 0), (2**19 + 1, 65, 1)),
+    ]
+    assert array.places(boxes).tolist() == [[8192, 0, 0], [8192, 1, 0], [8193, 1, 0]]
+    assert array.places([]).shape == (0, 3)

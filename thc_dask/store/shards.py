@@ -255,13 +255,17 @@ class ArrayReader:
 
     def places(self, extents: Iterable[Extent]) -> NDArray[np.int64]:
         """Return the places (chunk, 3) of the chunks that any of ``extents`` touches, rising."""
-        sizes = zip(self.shape, self.chunk, strict=True)
-        touched = np.zeros([-(-n // c) for n, c in sizes], bool)
-        for extent in extents:
-            ends = zip(extent.start, extent.stop, self.chunk, strict=True)
-            z, y, x = (slice(a // c, -(-b // c)) for a, b, c in ends)
+        ends = np.array([(e.start, e.stop) for e in extents], np.int64).reshape(-1, 2, 3)
+        starts, stops = ends[:, 0] // self.chunk, -(-ends[:, 1] // self.chunk)
+        if not len(ends):
+            return starts
+        first = starts.min(axis=0)  # a box asks for few of a volume's chunks
+        touched = np.zeros(stops.max(axis=0) - first, bool)
+        for start, stop in zip(starts - first, stops - first, strict=True):
+            z, y, x = map(slice, start.tolist(), stop.tolist())
             touched[z, y, x] = True
-        return np.argwhere(touched)
+        found: NDArray[np.int64] = first + np.argwhere(touched)
+        return found
 
     def shards(self, extent: Extent) -> list[Vox]:
         """Return the places of the shards that ``extent`` touches."""
