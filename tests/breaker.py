@@ -29,6 +29,7 @@ KINDS = {
     "kill cluster": "SIGKILL of a process and the scheduler and workers that it started",
     "kill a worker": "SIGKILL of one of two distributed workers",
 }
+TOLD = {"interrupt": signal.SIGINT, "terminate": signal.SIGTERM}
 LIMIT_S = 600  # nothing here takes that long, on a busy machine either
 
 
@@ -85,8 +86,8 @@ class Run:
         """Break it; return whether there was anything to break."""
         pid = self.process.pid
         try:
-            if self.kind in ("interrupt", "terminate"):
-                os.kill(pid, signal.SIGINT if self.kind == "interrupt" else signal.SIGTERM)
+            if self.kind in TOLD:
+                os.kill(pid, TOLD[self.kind])
             elif self.kind in ("kill a process", "kill a worker"):
                 workers = workers_of(pid)
                 if not workers:

@@ -27,7 +27,7 @@ def stack(tmp_path_factory):
     return path
 
 
-def interrupt(module, *arguments, number=signal.SIGINT):
+def interrupt(number, module, *arguments):
     """Send a signal once a module has been imported; return exit code, output and error lines."""
     with subprocess.Popen(
         [sys.executable, "-X", "importtime", "-c", HEARING + MAIN, *map(str, arguments)],
@@ -46,28 +46,20 @@ def interrupt(module, *arguments, number=signal.SIGINT):
 
 
 @pytest.mark.parametrize(
-    "module",
-    ["argparse", "thc_dask.cli.arguments", "thc_dask.cli.commands", "numpy.linalg", "numpy",
-     "thc_dask.store.write", "thc_dask.convert", "tifffile.tifffile"],
+    ("number", "code", "said", "module"),
+    [(signal.SIGINT, 130, "interrupted", module) for module in
+     ("argparse", "thc_dask.cli.arguments", "thc_dask.cli.commands", "numpy.linalg", "numpy",
+      "thc_dask.store.write", "thc_dask.convert", "tifffile.tifffile")]
+    + [(signal.SIGTERM, 143, "terminated", module) for module in
+       ("thc_dask.cli.arguments", "numpy", "tifffile.tifffile")],
 )  # fmt: skip
-def test_early(module, stack, tmp_path):
-    store = tmp_path / "v.ome.zarr"
-    code, out, err = interrupt(module, "convert", stack, store, "--spacing", "1um", "--chunk", "8",
-                               "--shard", "8", "--codec", "zstd:19")  # fmt: skip
-    assert (code, out, len(err)) == (130, "", 1), err
-    assert err[0].startswith("thc")
-    assert err[0].split(": ")[1].startswith("interrupted")
-    assert not (store / "zarr.json").exists()
-
-
-@pytest.mark.parametrize("module", ["thc_dask.cli.arguments", "numpy", "tifffile.tifffile"])
-def test_told_to_end(module, stack, tmp_path):
+def test_early(number, code, said, module, stack, tmp_path):
     store = tmp_path / "v.ome.zarr"
     options = ["--spacing", "1um", "--chunk", "8", "--shard", "8", "--codec", "zstd:19"]
-    code, out, err = interrupt(module, "convert", stack, store, *options, number=signal.SIGTERM)
-    assert (code, out, len(err)) == (143, "", 1), err
+    found, out, err = interrupt(number, module, "convert", stack, store, *options)
+    assert (found, out, len(err)) == (code, "", 1), err
     assert err[0].startswith("thc")
-    assert err[0].split(": ")[1].startswith("terminated")
+    assert err[0].split(": ")[1].startswith(said)
     assert not (store / "zarr.json").exists()
 
 

@@ -23,7 +23,7 @@ from thc_dask.store.read import Store, open_volume, store_of
 from thc_dask.store.staging import tidy
 from thc_dask.store.tableparts import Sparse, joined
 from thc_dask.store.tables import keep
-from thc_dask.tallies import Counted, Task
+from thc_dask.tallies import Counted, Task, without_copy
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -127,7 +127,7 @@ class _Job:
         self.earlier = earlier(store, self._table, books)
         self.rest = self.earlier.rest(pair)
         _, n_y, n_x = store.grid.shape
-        # Numbers as tasks have them are added five times faster; those of a plane mostly fit.
+        # Numbers as tasks have them are added in half the time; those of a plane mostly fit.
         dtype = np.uint32 if n_y * n_x < 2**32 else np.int64
         self._planes = np.zeros((store.grid.shape[0], *pair.shape), dtype)
         self._chunks: list[tuple[NDArray[np.int64], Sparse]] = []
@@ -142,9 +142,7 @@ class _Job:
     def add(self, counted: Counted) -> None:
         """Add what a task has found."""
         stop = counted.first_plane + len(counted.planes)
-        rows: Any = counted.rows
-        if len(rows) and rows[-1] - rows[0] + 1 == len(rows):
-            rows = slice(rows[0], rows[-1] + 1)  # without a copy
+        rows = without_copy(counted.rows)
         self._planes[counted.first_plane : stop, rows] += counted.planes
         self._chunks.append((counted.places, counted.chunks))
 

@@ -261,7 +261,8 @@ class _Count:
         rows, values = (
             chunks.get(axis, parts.number) for axis in (self._pair.rows, self._pair.columns)
         )
-        ones = {v: self._whole(v) for v in values if isinstance(v, int)}
+        whole = self._pair.columns.array.chunk
+        ones = {v: np.full(whole, v, np.uint8) for v in values if isinstance(v, int)}
         columns = [ones[v] if isinstance(v, int) else v for v in values]
         inside, shape = parts.start - chunks.boxes.start[parts.number], parts.stop - parts.start
         plane = parts.start[:, 0] - self._first
@@ -286,10 +287,6 @@ class _Count:
         numbers = _occurring(parts.number)
         return _Batch(numbers, chunks.boxes.places[numbers], total, met, jobs)
 
-    def _whole(self, value: int) -> NDArray[Any]:
-        """Return a chunk of one value."""
-        return np.full(self._pair.columns.array.chunk, value, np.uint8)
-
     def end(self, batch: _Batch) -> None:
         """Keep what was counted."""
         met = batch.met
@@ -308,9 +305,7 @@ class _Count:
         held, chunk = np.concatenate(self._rows), np.concatenate(self._chunks)
         counts = self._counts[0] if len(self._counts) == 1 else np.concatenate(self._counts)
         met = _occurring(held)
-        ends = met[[0, -1]] if len(met) else np.zeros(2, np.int64)
-        side_by_side = ends[1] - ends[0] + 1 == len(met)
-        planes = self._planes[:, ends[0] : ends[1] + 1] if side_by_side else self._planes[:, met]
+        planes = self._planes[:, without_copy(met)]
         if columns.n_counted != columns.n:
             planes, counts = planes.take(columns.codes, 2), counts.take(columns.codes, 1)
         if rows.n_counted != rows.n:
@@ -323,6 +318,17 @@ class _Count:
         return Counted(
             self._pair.shape, self._first, met, planes, np.concatenate(self._places), sparse
         )
+
+
+def without_copy(rows: NDArray[np.int64]) -> NDArray[np.int64] | slice:
+    """Return rising rows as a slice if they lie side by side: those numpy need not copy.
+
+    >>> without_copy(np.array([3, 4, 5]))
+    slice(3, 6, None)
+    """
+    if len(rows) and rows[-1] - rows[0] + 1 == len(rows):
+        return slice(int(rows[0]), int(rows[-1]) + 1)
+    return rows
 
 
 def _occurring(numbers: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -22,7 +22,7 @@ GC_OBJECTS = 50_000  # new objects from one look for rubbish to the next
 
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
-    """Run a command and exit: 0 done, 1 failed, 2 wrong request, 130 interrupted, 143 ended."""
+    """Run a command and exit: 0 done, 1 failed, 2 wrong request, 130 or 143 told to end."""
     interrupts.leave_at_once()
     # The largest product of matrices here takes milliseconds, and less on one core than on two;
     # the threads that BLAS starts spin for 50 ms of CPU time. Dask gives its workers one as well.

@@ -57,13 +57,13 @@ def get_all(
     now = np.flatnonzero(is_there)
     pieces = shard.read_all([(start, size) for start, size in entries[now].tolist()])
     for i, piece in zip(now.tolist(), pieces, strict=True):
-        if len(piece) <= FEW_BYTES and piece in seen:
+        are_few = len(piece) <= FEW_BYTES
+        if are_few and piece in seen:
             found[i] = seen[piece]
             continue
         z, y, x = places[i].tolist()
-        chunk = shard.decoded((z, y, x), piece)
-        found[i] = chunk
-        if len(piece) <= FEW_BYTES:
+        found[i] = chunk = shard.decoded((z, y, x), piece)
+        if are_few:
             low, high = int(chunk.min()), int(chunk.max())
             found[i] = seen[piece] = low if low == high else chunk
     return found

@@ -36,16 +36,20 @@ LINES_DEPTH = 3  # what lies deeper has no lines of its own
 def dumps(node: Node) -> bytes:
     """Return JSON that is the same for the same content, with a line for each node or attribute.
 
-    More lines would be made by Python, which takes ten times as long.
+    More lines would be made by Python, which takes four times as long.
     """
     return _lines(node, 0).encode()
 
 
+def _compact(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, allow_nan=False)
+
+
 def _lines(value: Any, depth: int) -> str:
     if depth == LINES_DEPTH or not isinstance(value, dict) or not value:
-        return json.dumps(value, ensure_ascii=False, allow_nan=False)
+        return _compact(value)
     pad = " " * depth
-    items = (f"{pad} {json.dumps(k)}: {_lines(v, depth + 1)}" for k, v in value.items())
+    items = (f"{pad} {_compact(k)}: {_lines(v, depth + 1)}" for k, v in value.items())
     return "{\n" + ",\n".join(items) + f"\n{pad}}}"
 
 

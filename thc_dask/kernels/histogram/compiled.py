@@ -213,7 +213,7 @@ def count_numbers(
             for x in range(n_x):
                 r = np.int64(rows[a + x])
                 at = r * n_columns + np.int64(columns[b + x])
-                seen[r] = np.uint8(2)
+                seen[r] = np.uint8(1)
                 table[into + at] += np.uint32(1)
                 total[at] += np.uint32(1)
 
