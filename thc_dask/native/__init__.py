@@ -112,9 +112,9 @@ def _key(source: Path) -> str:
 
 @cache
 def _loader() -> bytes:
-    """Return what lays machine code out."""
+    """Return what machine code has in common, and what lays it out."""
     here = Path(__file__).parent
-    return b"".join((here / name).read_bytes() for name in ("__init__.py", "image.py"))
+    return b"".join((here / name).read_bytes() for name in ("__init__.py", "image.py", "memory.py"))
 
 
 @cache

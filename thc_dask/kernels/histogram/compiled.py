@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 from numba import cfunc, njit, types
-from numba.extending import intrinsic
+
+from thc_dask.native.memory import bytes_at, counts_at, words_at
 
 LANES = 4
 LANE = 256  # of a tally (row, lane, column)
@@ -126,30 +127,6 @@ def _count_line(
             tally[r * np.uint64(1024) + np.uint64(columns[at_column + i])] += one
 
 
-@intrinsic
-def _bytes_at(_: Any, address: Any) -> Any:  # pragma: no cover - compiled
-    return _pointer(types.uint8, address)
-
-
-@intrinsic
-def _words_at(_: Any, address: Any) -> Any:  # pragma: no cover - compiled
-    return _pointer(types.uint64, address)
-
-
-@intrinsic
-def _counts_at(_: Any, address: Any) -> Any:  # pragma: no cover - compiled
-    return _pointer(types.uint32, address)
-
-
-def _pointer(kind: Any, address: Any) -> Any:
-    """Return how an address becomes a pointer."""
-
-    def code(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        return builder.inttoptr(values[0], context.get_value_type(signature.return_type))
-
-    return types.CPointer(kind)(address), code
-
-
 @cfunc(types.void(_I64, _INT, _INT, _INT, _U16, _U8, _U8), error_model="numpy", forceinline=True)
 def count_bytes(
     jobs: Any, n_jobs: Any, n_rows: Any, n_columns: Any, tally: Any, seen: Any, met: Any
@@ -162,11 +139,11 @@ def count_bytes(
         )  # fmt: skip
         start, at_columns, columns_z, columns_y = jobs[j + 5], jobs[j + 6], jobs[j + 7], jobs[j + 8]
         n_z, n_y, n_x = jobs[j + 9], jobs[j + 10], jobs[j + 11]
-        table: Any = _counts_at(jobs[j + 12])  # type: ignore[call-arg]
-        total: Any = _counts_at(jobs[j + 13])
+        table: Any = counts_at(jobs[j + 12])  # type: ignore[call-arg]
+        total: Any = counts_at(jobs[j + 13])
         into = jobs[j + 14] * 257
-        rows, row_words = _bytes_at(row_start), _words_at(row_start)
-        columns, column_words = _bytes_at(start), _words_at(start)
+        rows, row_words = bytes_at(row_start), words_at(row_start)
+        columns, column_words = bytes_at(start), words_at(start)
         for z in range(n_z):
             at_row, at_column = at_rows + z * rows_z, at_columns + z * columns_z
             n_lines, n = n_y, n_x

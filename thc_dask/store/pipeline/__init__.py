@@ -27,6 +27,7 @@ COMPILED = "thc_dask.store.pipeline.compiled"
 DECODE, COUNT = 0, 1
 STEP_WIDTH = 6  # numbers that make a step
 NO_HALF = (0, 0, 0)
+HASHES = 2**16  # a bit of each
 PAGE = 2**16  # room for chunks grows in such steps
 
 
@@ -114,8 +115,8 @@ class Decoding:
         failed = np.zeros(1, np.int64)
         stored = scratch.array("stored", (-(-self._longest // PAGE) * PAGE,), np.dtype(np.uint8))
         load(COMPILED)["decode"](
-            steps.ctypes.data, len(steps), *zstd.decompressor(), _pread(), stored.ctypes.data,
-            *counter(), failed.ctypes.data,
+            steps.ctypes.data, len(steps), *zstd.literals(), *zstd.decompressor(), _pread(),
+            stored.ctypes.data, *counter(), failed.ctypes.data,
         )  # fmt: skip
         if failed[0]:
             raise BrokenError
@@ -180,7 +181,9 @@ class Encoding:
         load(COMPILED)["encode"](
             chunks[first:].ctypes.data, len(found) - 1, self.memory.ctypes.data,
             np.frombuffer(into, np.uint8).ctypes.data, len(into), self.most_bytes,
-            *zstd.compressor(self._codec.parameters), self._halve,
+            *zstd.compressor(self._codec.parameters),
+            zstd.compressor(self._codec.parameters_of_noise)[1],
+            scratch.array("hashes", (HASHES // 8,), np.dtype(np.uint8)).ctypes.data, self._halve,
             0 if self._jobs is None else counter()[0], found.ctypes.data,
         )  # fmt: skip
         if found[-1, 0] <= 0:

@@ -16,10 +16,19 @@ from numba import cfunc, njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from thc_dask.native.memory import (
+    LINE_BYTES,
+    bytes_at,
+    call,
+    copy_line,
+    fetch,
+    numbers_at,
+    words_at,
+)
+
 DECODE, COUNT = 0, 1
 WIDTH = 6  # numbers that make a step
 CHUNK_WIDTH = 10  # numbers that say what becomes of a chunk
-LINE_BYTES = 64  # of most chunks
 WORD_BYTES = 8
 AHEAD = 8  # lines that are on their way from memory
 
@@ -27,6 +36,9 @@ LANE_BYTES = 4096  # three such pieces are checked side by side
 POLYNOMIAL = 0x82F63B78  # of the crc32c, reflected
 RESIDUE = 0x48674BC7  # the crc32c of whatever ends in its own crc32c
 CRC_BYTES = 4
+
+N_SAMPLES, ONE_IN, GOLDEN = 512, 32, 0x9E3779B97F4A7C15  # of ``store.zstd``
+HASHES = 2**16
 
 _I64, _INT = types.CPointer(types.int64), types.int64
 
@@ -85,66 +97,6 @@ def _instruction(context: Any, builder: Any, signature: Any, values: Any) -> Any
     return builder.call(cgutils.get_or_insert_function(builder.module, kind, name), values)
 
 
-@intrinsic
-def _words_at(_: Any, address: Any) -> Any:  # pragma: no cover - compiled
-    return _pointer(types.uint64, address)
-
-
-@intrinsic
-def _bytes_at(_: Any, address: Any) -> Any:  # pragma: no cover - compiled
-    return _pointer(types.uint8, address)
-
-
-def _pointer(kind: Any, address: Any) -> Any:
-    """Return how an address becomes a pointer."""
-
-    def code(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        return builder.inttoptr(values[0], context.get_value_type(signature.return_type))
-
-    return types.CPointer(kind)(address), code
-
-
-@intrinsic
-def _fetch(_: Any, address: Any) -> Any:  # pragma: no cover - compiled
-    """Have the processor bring a line of memory near, which may be anywhere."""
-
-    def code(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        byte, flag = ir.IntType(8).as_pointer(), ir.IntType(32)
-        kind = ir.FunctionType(ir.VoidType(), [byte, flag, flag, flag])
-        function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
-        read, near, data = (ir.Constant(flag, n) for n in (0, 3, 1))
-        builder.call(function, [builder.inttoptr(values[0], byte), read, near, data])
-        return context.get_dummy_value()
-
-    return types.none(address), code
-
-
-@intrinsic
-def _copy_line(_: Any, source: Any, into: Any) -> Any:  # pragma: no cover - compiled
-    """Copy ``LINE_BYTES``."""
-
-    def code(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        line = ir.VectorType(ir.IntType(8), LINE_BYTES).as_pointer()
-        here, there = (builder.inttoptr(value, line) for value in values)
-        builder.store(builder.load(here, align=1), there, align=1)
-        return context.get_dummy_value()
-
-    return types.none(source, into), code
-
-
-@intrinsic
-def _call(_: Any, function: Any, arguments: Any) -> Any:  # pragma: no cover - compiled
-    """Call the C function at an address; all it takes and returns are words."""
-
-    def code(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        word = ir.IntType(64)
-        given = cgutils.unpack_tuple(builder, values[1], len(arguments))
-        kind = ir.FunctionType(word, [word] * len(given))
-        return builder.call(builder.inttoptr(values[0], kind.as_pointer()), given)
-
-    return types.int64(function, arguments), code
-
-
 @njit(inline="always", error_model="numpy")  # pragma: no cover - compiled
 def _behind(crc: Any) -> Any:
     """Return a checksum behind as many zeros as a lane has."""
@@ -164,7 +116,7 @@ def crc32c(address: Any, n_bytes: Any) -> Any:
     An instruction waits for the one before: three pieces side by side keep the processor busy.
     """
     lane = LANE_BYTES // 8
-    words: Any = _words_at(address)  # type: ignore[call-arg]
+    words: Any = words_at(address)  # type: ignore[call-arg]
     crc = np.uint64(0xFFFFFFFF)
     at, n_words = 0, n_bytes >> 3
     while n_words - at >= 3 * lane:
@@ -177,19 +129,19 @@ def crc32c(address: Any, n_bytes: Any) -> Any:
         at += 3 * lane
     for w in range(at, n_words):
         crc = _crc_word(crc, words[w])
-    rest: Any = _bytes_at(address)
+    rest: Any = bytes_at(address)
     for i in range(8 * n_words, n_bytes):
         crc = byte_by_table(crc, rest[i])
     return crc ^ np.uint64(0xFFFFFFFF)
 
 
 @cfunc(
-    types.void(_I64, _INT, _INT, _INT, _INT, _INT, _INT, _INT, _INT, _I64),
+    types.void(_I64, _INT, _INT, _INT, _INT, _INT, _INT, _INT, _INT, _INT, _INT, _I64),
     error_model="numpy", forceinline=True,
 )  # fmt: skip
 def decode(
-    steps: Any, n_steps: Any, decompress: Any, context: Any, read: Any, stored: Any, count: Any,
-    tally: Any, seen: Any, failed: Any,
+    steps: Any, n_steps: Any, literals: Any, room: Any, decompress: Any, context: Any, read: Any,
+    stored: Any, count: Any, tally: Any, seen: Any, failed: Any,
 ) -> None:  # fmt: skip  # pragma: no cover - compiled
     """Do steps as ``Decoding`` writes them; say which failed, counted from one.
 
@@ -204,14 +156,15 @@ def decode(
             source = start
             if file >= 0:
                 source = stored
-                if _call(read, (file, stored, n, start)) != n:  # type: ignore[call-arg]
+                if call(read, (file, stored, n, start)) != n:  # type: ignore[call-arg]
                     failed[0] = i + 1
                     return
             if crc32c(source, n) != RESIDUE:
                 failed[0] = i + 1
                 return
             given = context, into, size, source, n - CRC_BYTES
-            if _call(decompress, given) != size:  # type: ignore[call-arg]
+            call(literals, (into, size, source, n - CRC_BYTES, room))  # type: ignore[call-arg]
+            if numbers_at(room)[0] != size and call(decompress, given) != size:
                 failed[0] = i + 1
                 return
         else:
@@ -219,7 +172,7 @@ def decode(
                 steps[s + 1], steps[s + 2], steps[s + 3], steps[s + 4], steps[s + 5]
             )  # fmt: skip
             given_too = jobs, n_jobs, n_rows, n_columns, tally, seen, met
-            _call(count, given_too)  # type: ignore[call-arg]
+            call(count, given_too)  # type: ignore[call-arg]
 
 
 @njit(inline="always", error_model="numpy")  # pragma: no cover - compiled
@@ -231,16 +184,16 @@ def _gather(source: Any, step_z: Any, step_y: Any, n_z: Any, n_y: Any, n: Any, i
             line, place = source + z * step_z + y * step_y, into + (z * size_y + y) * size
             if n == LINE_BYTES:
                 # Lines lie pages apart: no processor guesses which comes next.
-                _fetch(line + AHEAD * step_y)  # type: ignore[call-arg]
-                _fetch(line + AHEAD * step_y + LINE_BYTES - 1)
-                _copy_line(line, place)
+                fetch(line + AHEAD * step_y)  # type: ignore[call-arg]
+                fetch(line + AHEAD * step_y + LINE_BYTES - 1)
+                copy_line(line, place)
             else:
-                here: Any = _words_at(line)  # type: ignore[call-arg]
-                there: Any = _words_at(place)
+                here: Any = words_at(line)  # type: ignore[call-arg]
+                there: Any = words_at(place)
                 for w in range(n >> 3):
                     there[w] = here[w]
-                old: Any = _bytes_at(line)
-                new: Any = _bytes_at(place)
+                old: Any = bytes_at(line)
+                new: Any = bytes_at(place)
                 for i in range(n & ~7, n):
                     new[i] = old[i]
 
@@ -248,14 +201,14 @@ def _gather(source: Any, step_z: Any, step_y: Any, n_z: Any, n_y: Any, n: Any, i
 @njit(inline="always", error_model="numpy")  # pragma: no cover - compiled
 def _is_zero(address: Any, n_bytes: Any) -> Any:
     """Whether all bytes are zero; one in the middle tells of most that they are not."""
-    words: Any = _words_at(address)  # type: ignore[call-arg]
+    words: Any = words_at(address)  # type: ignore[call-arg]
     found = np.uint64(0)
     if n_bytes >= WORD_BYTES:
         found = words[n_bytes >> 4]
     if found == 0:
         for w in range(n_bytes >> 3):
             found |= words[w]
-        rest: Any = _bytes_at(address)
+        rest: Any = bytes_at(address)
         for i in range(n_bytes & ~7, n_bytes):
             found |= np.uint64(rest[i])
     return found == 0
@@ -263,25 +216,49 @@ def _is_zero(address: Any, n_bytes: Any) -> Any:
 
 @njit(inline="always", error_model="numpy")  # pragma: no cover - compiled
 def _clear(address: Any, n_bytes: Any) -> None:
-    words: Any = _words_at(address)  # type: ignore[call-arg]
+    words: Any = words_at(address)  # type: ignore[call-arg]
     for w in range(n_bytes >> 3):
         words[w] = np.uint64(0)
-    rest: Any = _bytes_at(address)
+    rest: Any = bytes_at(address)
     for i in range(n_bytes & ~7, n_bytes):
         rest[i] = np.uint8(0)
 
 
+@njit(inline="always", error_model="numpy")  # pragma: no cover - compiled
+def _repeats(address: Any, n_bytes: Any, seen: Any) -> Any:
+    """Whether bytes probably repeat themselves, as ``store.zstd`` tells it.
+
+    ``seen`` is room for a bit of each hash.
+    """
+    words: Any = words_at(address)  # type: ignore[call-arg]
+    bits: Any = words_at(seen)
+    n_words = n_bytes >> 3
+    n = min(n_words, N_SAMPLES)
+    if n == 0:
+        return False
+    for i in range(HASHES >> 6):
+        bits[i] = np.uint64(0)
+    step, n_equal = n_words // n, np.uint64(0)
+    for i in range(n):
+        hashed = (words[i * step] * np.uint64(GOLDEN)) >> np.uint64(48)
+        word, bit = hashed >> np.uint64(6), hashed & np.uint64(63)
+        n_equal += (bits[word] >> bit) & np.uint64(1)
+        bits[word] |= np.uint64(1) << bit
+    return ONE_IN * np.int64(n_equal) > n
+
+
 @cfunc(
-    types.void(_I64, _INT, _INT, _INT, _INT, _INT, _INT, _INT, _INT, _INT, _I64),
+    types.void(_I64, _INT, _INT, _INT, _INT, _INT, _INT, _INT, _INT, _INT, _INT, _INT, _I64),
     error_model="numpy", forceinline=True,
 )  # fmt: skip
 def encode(
     chunks: Any, n_chunks: Any, memory: Any, into: Any, room: Any, most: Any, compress: Any,
-    context: Any, halve: Any, count: Any, found: Any,
+    context: Any, noise: Any, hashes: Any, halve: Any, count: Any, found: Any,
 ) -> None:  # fmt: skip  # pragma: no cover - compiled
     """Make chunks as ``Encoding`` lists them; say of each how long it is and its checksum.
 
     Behind the chunks stand the size of each and what all counts have in common.
+    ``context`` is the compressor's, ``noise`` that for chunks that do not repeat themselves, or 0.
     A chunk of zeros is of no length. Behind the last stands how many were made: no chunk is begun
     that may not fit, being up to ``most`` long; -1 says that one could not be made.
     """
@@ -304,20 +281,23 @@ def encode(
             given = (
                 memory, 1, size_z, size_y, size >> 3, chunks[c + 6], 0, chunks[c + 7], chunks[c + 8]
             )  # fmt: skip
-            _call(halve, given)  # type: ignore[call-arg]
+            call(halve, given)  # type: ignore[call-arg]
         if chunks[c + 9]:
             job = chunks[c + 9], 1, n_rows, n_columns, tally, seen, met
-            _call(count, job)  # type: ignore[call-arg]
+            call(count, job)  # type: ignore[call-arg]
         if _is_zero(memory, n_bytes):
             found[2 * i] = 0
             continue
-        left = context, into + at, room - at, memory, n_bytes
-        n_found: Any = _call(compress, left)  # type: ignore[call-arg]
+        chosen = context
+        if noise and not _repeats(memory, n_bytes, hashes):
+            chosen = noise
+        left = chosen, into + at, room - at, memory, n_bytes
+        n_found: Any = call(compress, left)  # type: ignore[call-arg]
         if n_found <= 0 or n_found > room - at - CRC_BYTES:
             found[2 * n_chunks] = -1
             return
         crc = crc32c(into + at, n_found)
-        last: Any = _bytes_at(into + at + n_found)
+        last: Any = bytes_at(into + at + n_found)
         for b in range(CRC_BYTES):
             last[b] = np.uint8((crc >> np.uint64(8 * b)) & np.uint64(0xFF))
         found[2 * i], found[2 * i + 1] = n_found, np.int64(crc)
