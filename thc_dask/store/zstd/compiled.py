@@ -25,7 +25,8 @@ from thc_dask.native.memory import bytes_at, numbers_at, put_word, words_at
 
 MAGIC = 0xFD2FB528
 LONGEST_HEADER = 18
-BLOCK = 2**17  # the longest that there is, and what all blocks of a large frame hold
+BLOCK_LOG, WINDOW_LOG = 17, 26  # what the library decodes without being asked to
+BLOCK = 1 << BLOCK_LOG  # the longest that there is, and what all blocks of a large frame hold
 STREAM = BLOCK // 4
 PAIR = 8  # streams of two blocks
 COMPRESSED, TREELESS = 2, 3  # kinds of blocks and of literals
@@ -392,6 +393,8 @@ def _content(source: Any, n_bytes: Any) -> Any:
         magic |= np.int64(head[i]) << (8 * i)
     is_single = (told >> 5) & 1
     if magic != MAGIC or told & 15:  # a checksum, a dictionary
+        return np.int64(-1), 0
+    if not is_single and not BLOCK_LOG <= 10 + (head[5] >> 3) <= WINDOW_LOG:
         return np.int64(-1), 0
     at, n = 5 + (1 - is_single), 1 << (told >> 6)
     if n == 1:
