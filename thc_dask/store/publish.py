@@ -134,12 +134,9 @@ def _level_nodes(
 def _put_all(location: Location, nodes: dict[str, metadata.Node], chunks: dict[str, bytes]) -> None:
     # Side by side: each waits for the disk or the network, and one flush of a disk serves several.
     with ThreadPoolExecutor(PUTS_AT_A_TIME) as pool:
-        list(pool.map(location.put, chunks.keys(), chunks.values()))
-        # Deepest first: a group never names what is not there yet.
-        for depth in sorted({path.count("/") for path in nodes}, reverse=True):
-            paths = [path for path in nodes if path.count("/") == depth]
-            keys = [f"{path}/zarr.json" for path in paths]
-            list(pool.map(location.put, keys, [metadata.dumps(nodes[path]) for path in paths]))
+        about = {f"{path}/zarr.json": metadata.dumps(node) for path, node in nodes.items()}
+        files = chunks | about
+        list(pool.map(location.put, files.keys(), files.values()))
 
 
 def _keep_receipts(target: Target, receipts: Sequence[Receipt], meaning: Any = None) -> str:
@@ -248,6 +245,9 @@ def write_nodes_of_labels(
         "multiscales": metadata.multiscales(target.name, levels, metadata.MODE),
         "image-label": metadata.image_label(scheme),
     }
-    nodes[target.prefix.rstrip("/")] = metadata.group({"ome": ome, "thc": thc})
     _put_all(target.location, nodes, chunks)
+    # Last: viewers open it by itself, and it names the levels.
+    path = target.prefix.rstrip("/")
+    nodes[path] = metadata.group({"ome": ome, "thc": thc})
+    target.location.put(f"{path}/zarr.json", metadata.dumps(nodes[path]))
     return nodes

@@ -27,6 +27,7 @@ from thc_dask.store.target import RECEIPTS
 PART_NUMBERS = 2**20  # counts that are compressed together, at most
 FEW_NUMBERS = 2**18  # and at least, where cores could share them
 N_PARTS = 4
+PARTS_AT_A_TIME = 4  # where a disk is waited for: each holds megabytes that are fresh
 
 
 @dataclass(frozen=True)
@@ -125,16 +126,13 @@ def write_table(
         return {"key": array.key(start), "n_bytes": len(data), "crc32c": crc}
 
     # Side by side: some are compressed while others wait for the disk or the network.
-    with ThreadPoolExecutor(PUTS_AT_A_TIME) as pool:
+    with ThreadPoolExecutor(PUTS_AT_A_TIME if location.far else PARTS_AT_A_TIME) as pool:
         jobs = [(array, start) for array in arrays for start in array.starts()]
         receipts = [receipt for receipt in pool.map(put, jobs) if receipt is not None]
         nodes[f"{table.path}/plane"]["attributes"]["files"] = digest(receipts)
         lines = "".join(f"{json.dumps(receipt)}\n" for receipt in receipts)
         location.put(f"{RECEIPTS}/{table.path}.jsonl", lines.encode())
-        # Deepest first: a group never names what is not there yet.
-        for depth in sorted({path.count("/") for path in nodes}, reverse=True):
-            level = [path for path in nodes if path.count("/") == depth]
-            list(pool.map(lambda p: location.put(f"{p}/zarr.json", node_bytes(nodes, p)), level))
+        list(pool.map(lambda p: location.put(f"{p}/zarr.json", node_bytes(nodes, p)), nodes))
     return nodes
 
 
