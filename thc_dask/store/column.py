@@ -64,26 +64,27 @@ class Column:
         self._target, self._levels = target, levels
         self._writers: list[ShardWriter | None] = [None] * len(levels)
         self.place = levels[0].shard_place(extent)
-        self._coarse = [
-            self._spare.take(extent.level(j).shape, target.dtype) for j in range(1, len(levels))
-        ]
+        # Of each coarser level no more than the layer of chunks that is being made.
+        self._coarse = []
+        for j in range(1, len(levels)):
+            n_z, n_y, n_x = extent.level(j).shape
+            layer = min(n_z, levels[j].chunk[0]), n_y, n_x
+            self._coarse.append(self._spare.take(layer, target.dtype))
         self._counts = (
             ImageCounts(extent, levels[0].chunk) if target.counts(levels[0].wave) else None
         )
 
     def add_layer(self, layer: NDArray[Any], z: int, y: int = 0) -> None:
-        """Compress (rows of) a layer of the finest level and halve it.
+        """Compress (rows of) a layer of the finest level, and what of the others is whole by that.
+
+        Layers come in their order, and their rows too.
 
         ``z`` and ``y`` count from the column's first voxel.
         """
         self._add(0, layer, z, y)
 
     def finish(self) -> None:
-        """Compress the coarser levels."""
-        for j in range(1, len(self._levels)):
-            coarse, step = self._coarse[j - 1], self._levels[j].chunk[0]
-            for z in range(0, coarse.shape[0], step):
-                self._add(j, coarse[z : z + step], z)
+        """Close the shards, all of whose layers have been added."""
         self._spare.give(self._coarse)
         self._coarse = []
         for j, writer in enumerate(self._writers):
@@ -123,7 +124,29 @@ class Column:
                 writer.abort()
 
     def _add(self, j: int, layer: NDArray[Any], z: int, top: int = 0) -> None:
-        """Halve a layer of a level and compress its chunks; it begins at ``z`` and ``top``."""
+        """Halve a layer of a level and compress its chunks; it begins at ``z`` and ``top``.
+
+        Where that makes a layer of the next level whole, go on with it.
+        """
+        self._make(j, layer, z, top)
+        writer = self._writers[j]
+        if writer is not None:
+            writer.pause()  # many shards are open at a time
+        n_z, n_y, _ = self.extent.level(j).shape
+        stop = z + layer.shape[0]
+        if j + 1 == len(self._levels) or top + layer.shape[1] < n_y:
+            return
+        first = self._first(j, z)
+        if stop == n_z or stop - first == 2 * self._levels[j + 1].chunk[0]:
+            self._add(j + 1, self._coarse[j][: -(-(stop - first) // 2)], first // 2)
+
+    def _first(self, j: int, z: int) -> int:
+        """Return where the layer of the next level that ``z`` is part of begins, in this level."""
+        step = 2 * self._levels[j + 1].chunk[0]
+        return z // step * step
+
+    def _make(self, j: int, layer: NDArray[Any], z: int, top: int) -> None:
+        """Halve a layer and compress its chunks."""
         c = self._levels[j].chunk
         code = self._code(j, layer)
         if code is not None:
@@ -166,7 +189,8 @@ class Column:
         coarse = self._coarse[j] if code else layer
         to, (to_z, to_y, _) = coarse.__array_interface__["data"][0], coarse.strides
         (z, top, left), (n_z, n_y, n_x) = inside, layer.shape
-        to += z // 2 * to_z + top // 2 * to_y + left // 2 * itemsize
+        if code:
+            to += (z - self._first(j, z)) // 2 * to_z + top // 2 * to_y + left // 2 * itemsize
         places = []
         for y in range(0, n_y, c[1]):
             for x in range(0, n_x, c[2]):
@@ -184,19 +208,23 @@ class Column:
 
     def _halve_part(self, j: int, part: NDArray[Any], inside: Vox) -> None:
         """Halve a part of a level, which begins ``inside`` the column."""
-        (z, y, x), (n_z, n_y, n_x) = inside, part.shape
-        here = Extent(inside, (z + n_z, y + n_y, x + n_x))
+        z, y, x = inside
         a, b, c = (s >> j for s in self.extent.start)
         self._target.halving.halve(
-            part, self._coarse[j][here.level(1).slices], self._levels[j].index,
-            (a + z, b + y, c + x),
-        )  # fmt: skip
+            part, self._half(j, inside, part.shape), self._levels[j].index, (a + z, b + y, c + x)
+        )
+
+    def _half(self, j: int, inside: Vox, shape: Vox) -> NDArray[Any]:
+        """Return where the halves of ``shape`` voxels of a level go, which begin ``inside``."""
+        (z, y, x), (n_z, n_y, n_x) = inside, shape
+        first = self._first(j, z)
+        here = Extent((z - first, y, x), (z - first + n_z, y + n_y, x + n_x))
+        return self._coarse[j][here.level(1).slices]
 
     def _halve(self, j: int, chunks: NDArray[Any], shape: Vox, inside: Vox) -> None:
         """Halve chunks side by side, ``shape`` voxels of a level from ``inside`` the column on."""
         (z, y, x), (n_z, n_y, n_x) = inside, shape
-        here = Extent(inside, (z + n_z, y + n_y, x + n_x))
-        half = self._coarse[j][here.level(1).slices]
+        half = self._half(j, inside, shape)
         a, b, c = (s >> j for s in self.extent.start)
         halving, level = self._target.halving, self._levels[j].index
         width = chunks.shape[3]

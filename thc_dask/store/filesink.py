@@ -171,6 +171,7 @@ class FileSink:
         self._opening = threading.Lock()
         self._buffer: mmap.mmap | None = None
         self._filled = 0  # bytes of the buffer
+        self._rest = b""  # of a block that is not whole, while there is no buffer
         self._size = 0  # bytes handed to the disk
         self._pending: list[Future[None]] = []
 
@@ -186,15 +187,14 @@ class FileSink:
         for part in parts:
             data = np.frombuffer(part, np.uint8)
             while len(data):
-                if self._buffer is None:
-                    self._buffer = _buffers.take()
+                buffer = self._begun()
                 n = min(len(data), BUFFER_BYTES - self._filled)
                 # numpy copies while other threads run; a slice of an mmap would stop them
-                np.frombuffer(self._buffer, np.uint8)[self._filled : self._filled + n] = data[:n]
+                np.frombuffer(buffer, np.uint8)[self._filled : self._filled + n] = data[:n]
                 self._filled += n
                 data = data[n:]
                 if self._filled == BUFFER_BYTES:
-                    self._flush()
+                    self.pause()
 
     def room(self, least: int) -> memoryview | None:
         """Return memory behind what was added, of ``least`` bytes or more; None if that is much.
@@ -204,27 +204,33 @@ class FileSink:
         if least > BUFFER_BYTES - BLOCK_BYTES:
             return None
         if BUFFER_BYTES - self._filled < least:
-            self._flush()
-        if self._buffer is None:
-            self._buffer = _buffers.take()
-        return memoryview(self._buffer)[self._filled :]
+            self.pause()
+        return memoryview(self._begun())[self._filled :]
 
     def added(self, n: int) -> None:
         """Say that ``n`` bytes of ``room`` have been filled."""
         self._filled += n
 
+    def pause(self) -> None:
+        """Hand whole blocks to the disk, and the buffer to others, until more is added."""
+        if self._buffer is None:
+            return
+        whole = self._filled // BLOCK_BYTES * BLOCK_BYTES
+        self._rest = self._buffer[whole : self._filled]
+        if whole:
+            self._write(whole, whole)
+        else:
+            _buffers.give(self._buffer)
+            self._buffer, self._filled = None, 0
+
     def close(self) -> None:
         """Hand what is left to the disk; nothing can be added after that."""
-        self._flush()
-        if self._filled:
-            assert self._buffer is not None
-            n, buffer = self._filled, self._buffer
+        self.pause()
+        if self._rest:
+            buffer, n = self._begun(), self._filled
             padded = -(-n // BLOCK_BYTES) * BLOCK_BYTES  # commit cuts it off
             buffer[n:padded] = bytes(padded - n)
             self._write(padded, n)
-        elif self._buffer is not None:
-            _buffers.give(self._buffer)
-            self._buffer = None
 
     def commit(self) -> None:
         """Make the file appear, whole; a power cut cannot lose it."""
@@ -241,17 +247,13 @@ class FileSink:
             self._fd = -1
             os.replace(self._partial, self._path)
 
-    def _flush(self) -> None:
-        """Give whole blocks to the disk, and begin a buffer with what is left."""
-        whole = self._filled // BLOCK_BYTES * BLOCK_BYTES
-        if not whole:
-            return
-        assert self._buffer is not None
-        rest = self._buffer[whole : self._filled]
-        self._write(whole, whole)
-        if rest:
-            self._buffer, self._filled = _buffers.take(), len(rest)
-            self._buffer[: len(rest)] = rest
+    def _begun(self) -> mmap.mmap:
+        """Return the buffer, begun with what was left of the one before."""
+        if self._buffer is None:
+            self._buffer, self._filled = _buffers.take(), len(self._rest)
+            self._buffer[: self._filled] = self._rest
+            self._rest = b""
+        return self._buffer
 
     def _write(self, padded: int, n: int) -> None:
         """Give the buffer to the disk, ``n`` bytes of it data; earlier errors are raised here."""
@@ -269,7 +271,7 @@ class FileSink:
         for future in self._pending:
             with suppress(OSError):
                 future.result()
-        self._pending = []
+        self._pending, self._rest = [], b""
         if self._buffer is not None:
             _buffers.give(self._buffer)
             self._buffer = None

@@ -241,10 +241,16 @@ def block_memory(
     """Return the bytes a block of ``size`` voxels holds while it is written.
 
     ``SLABS`` times what is read at a time, and of the shards that are open what waits for the disk,
-    ``sink_bytes`` each, and the levels below the first: an eighth and less of their voxels.
+    ``sink_bytes`` each, and of each coarser level the layer of chunks that is being made.
     """
     z, y, x = (min(s, n) for s, n in zip(size, level.grid.shape, strict=True))
     slabs = SLABS * min(depth, z) * min(rows, y) * x
     deep = min(max(level.shard[0], depth), z)
     columns = math.prod(-(-n // s) for n, s in zip((deep, y, x), level.shard, strict=True))
-    return (slabs + deep * y * x // 7) * itemsize + columns * sink_bytes
+    n_columns_deep = -(-deep // level.shard[0])
+    coarse, j = 0, 1
+    while min(deep, level.shard[0]) >> j:
+        layer = min(level.chunk[0], level.shard[0] >> j) * n_columns_deep
+        coarse += layer * y * x >> 2 * j
+        j += 1
+    return (slabs + coarse) * itemsize + columns * sink_bytes

@@ -26,7 +26,7 @@ from thc_dask.errors import (
 )
 from thc_dask.remote.address import is_remote
 from thc_dask.retry import persist
-from thc_dask.store.filesink import BUFFER_BYTES, Buffer, FileSink, write_file
+from thc_dask.store.filesink import BLOCK_BYTES, Buffer, FileSink, write_file
 
 Found = TypeVar("Found")
 
@@ -47,6 +47,9 @@ class Sink(Protocol):
 
     def added(self, n: int) -> None:
         """Say that ``n`` bytes of ``room`` have been filled."""
+
+    def pause(self) -> None:
+        """Let go of memory as far as possible, until more is added."""
 
     def close(self) -> None:
         """Let go of memory as far as possible; nothing can be added after that."""
@@ -118,7 +121,7 @@ class Location(Protocol):
         """Begin an object that comes in parts."""
 
     def sink_bytes(self, n_bytes: int) -> int:
-        """Return what a sink holds in memory of an object of ``n_bytes``."""
+        """Return what a sink holds in memory of an object of ``n_bytes``, while it is paused."""
 
     def remove(self, key: str) -> None:
         """Remove one object, if it is there."""
@@ -307,7 +310,7 @@ class Folder:
         return FileSink(self._root / key, self._make)
 
     def sink_bytes(self, n_bytes: int) -> int:
-        return min(n_bytes, BUFFER_BYTES)
+        return min(n_bytes, BLOCK_BYTES)
 
     def remove(self, key: str) -> None:
         self._write(key, lambda path: path.unlink(missing_ok=True))
@@ -424,6 +427,9 @@ class MemorySink:
 
     def added(self, n: int) -> None:
         raise AssertionError("there was no room")
+
+    def pause(self) -> None:
+        pass
 
     def close(self) -> None:
         pass

@@ -151,6 +151,10 @@ class ShardWriter:
         self._size += int(ends[-1])
         return int(ends[-1])
 
+    def pause(self) -> None:
+        """Hold as little as possible until chunks are added again."""
+        self._sink.pause()
+
     @property
     def is_empty(self) -> bool:
         """Whether all its chunks are zero: such a shard is not stored."""
