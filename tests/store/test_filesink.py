@@ -39,7 +39,8 @@ def folder(request, tmp_path):
 
 @pytest.mark.parametrize("n", SIZES)
 @pytest.mark.parametrize("direct", [True, False])
-def test_every_size_arrives(folder, monkeypatch, n, direct):
+@pytest.mark.parametrize("pauses", [True, False])
+def test_every_size_arrives(folder, monkeypatch, n, direct, pauses):
     if not direct:
         monkeypatch.setattr(filesink, "DIRECT", 0)
     data = noise(n)
@@ -48,6 +49,9 @@ def test_every_size_arrives(folder, monkeypatch, n, direct):
     parts = [memoryview(data)[a:b] for a, b in pairwise(cuts)]
     sink.append(parts[:5])
     for part in parts[5:]:
+        if pauses:
+            sink.pause()
+            assert sink._buffer is None
         sink.append([part])
     assert not (folder / "a").exists()
     sink.close()
@@ -92,6 +96,8 @@ def test_what_is_given_up_leaves_nothing(tmp_path):
     sink.append([noise(3 * BUFFER_BYTES + 1)])
     sink.abort()
     sink.abort()
+    with pytest.raises(WriteError, match=r"cannot write .*/a: it was given up"):
+        sink.commit()
     assert os.listdir(tmp_path) == []
 
 

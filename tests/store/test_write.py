@@ -1,3 +1,6 @@
+import concurrent.futures
+import errno
+import threading
 from collections import Counter
 from typing import ClassVar
 
@@ -15,7 +18,7 @@ from thc_dask.errors import DataError
 from thc_dask.grid import Extent
 from thc_dask.labels import write_labels
 from thc_dask.schemes import Label, Scheme
-from thc_dask.store.column import Spare
+from thc_dask.store.column import Column, Spare
 
 SCHEME = Scheme("s", "region", (Label(0, "none"), Label(3, "a")))
 
@@ -114,6 +117,47 @@ def test_no_half_shard_is_left_when_a_source_breaks(tmp_path, where):
     shards = {key: data for key, data in left.items() if "/c/" in key}
     assert shards.items() <= whole.items()
     assert {key for key in left if not key.startswith("thc/")} == set(shards)
+
+
+def test_no_column_is_taken_apart_while_it_is_committed(tmp_path, monkeypatch):
+    """Also where whoever had it committed fails at once, with the next column."""
+    begun, waited_for, running, taken_apart = (threading.Event() for _ in range(4))
+    commit, finish, abort = Column.commit, Column.finish, Column.abort
+
+    def slow_commit(self, read=None):
+        begun.set()
+        running.set()
+        waited_for.wait(10)  # whoever takes columns apart waits for this one first
+        running.clear()
+        return commit(self, read)
+
+    def failing_finish(self):
+        if begun.is_set() or self.place[2]:
+            begun.wait(10)
+            raise OSError(errno.EBADMSG, "this column fails")
+        finish(self)
+
+    def seen_abort(self):
+        if running.is_set():
+            taken_apart.set()
+        abort(self)
+
+    def wait_for(futures):
+        if running.is_set() and any(future.running() for future in futures):
+            waited_for.set()
+        return concurrent.futures.wait(futures)
+
+    monkeypatch.setattr(Column, "commit", slow_commit)
+    monkeypatch.setattr(Column, "finish", failing_finish)
+    monkeypatch.setattr(Column, "abort", seen_abort)
+    monkeypatch.setattr("thc_dask.store.write.wait", wait_for)
+    monkeypatch.setattr("thc_dask.store.write.UNITS_PER_THREAD", 1)
+    monkeypatch.setattr("thc_dask.schedule.n_threads", lambda: 1)
+    image = np.random.default_rng(0).integers(0, 256, (16, 16, 64), np.uint8)
+    with pytest.raises(OSError, match="this column fails"):
+        write_store(source(image), tmp_path / "v", chunk=(8, 8, 8), shard=(16, 16, 16), levels=2)
+    assert begun.is_set()
+    assert not taken_apart.is_set()
 
 
 def test_a_folder_and_a_url_hold_the_same_bytes(tmp_path):

@@ -174,10 +174,13 @@ class FileSink:
         self._rest = b""  # of a block that is not whole, while there is no buffer
         self._size = 0  # bytes handed to the disk
         self._pending: list[Future[None]] = []
+        self._given_up = False
 
     def _opened(self) -> int:
         """Return the file, made by who first writes to it: that takes a while."""
         with self._opening:
+            if self._given_up:  # a new file would be hollow
+                raise OSError(errno.ECANCELED, "it was given up", str(self._path))
             if self._fd < 0:
                 self._fd = _create(self._partial, self._make, direct=True)
             return self._fd
@@ -268,6 +271,7 @@ class FileSink:
 
     def abort(self) -> None:
         """Leave nothing behind."""
+        self._given_up = True
         for future in self._pending:
             with suppress(OSError):
                 future.result()

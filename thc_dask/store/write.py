@@ -131,6 +131,7 @@ class _Job:
         self._units: deque[list[Future[list[Future[Receipt]]]]] = deque()  # by slab
         self._adding: dict[Vox, Future[Any]] = {}  # who adds to columns what the last slab has
         self._commits: list[Future[Receipt]] = []
+        self._committing: set[Future[Receipt]] = set()  # whoever began them, also if that failed
         self.finished: list[Receipt] = []
         """Receipts of all columns that are on disk, asked for or not."""
         self._buffers = deque(np.empty(0, wave.reader.dtype) for _ in range(SLABS))
@@ -202,12 +203,14 @@ class _Job:
         units = [unit for units in self._units for unit in units]
         reads = [part for slab in self._reading for part in slab.parts]
         begun: list[Future[Any]] = [*reads, *units]
-        for future in (*begun, *self._commits):
+        for future in begun:
             future.cancel()
         wait(begun)
-        # Units that ended have begun commits that nobody has asked for yet.
-        ended = [u.result() for u in units if not u.cancelled() and u.exception() is None]
-        wait([*self._commits, *(commit for commits in ended for commit in commits)])
+        # No column may be taken apart while it is being committed: files would appear hollow.
+        commits = list(self._committing)
+        for commit in commits:
+            commit.cancel()
+        wait(commits)
         for column in self._open.values():
             column.abort()
 
@@ -257,7 +260,10 @@ class _Job:
                 column.add_layer(part[a : a + step], top + a, row)
             if here.stop == whole.stop:
                 column.finish()
-                commits.append(self._disk.submit(self._commit, column, tally))
+                commit = self._disk.submit(self._commit, column, tally)
+                self._committing.add(commit)
+                commit.add_done_callback(self._committing.discard)
+                commits.append(commit)
         return commits
 
     def _commit(self, column: Column, tally: Tally | None) -> Receipt:
