@@ -18,7 +18,7 @@ from thc_dask.store.write import MOST_COMMITS, WAITING_BYTES
 
 REFERENCE = (720, 1420, 5805)
 MEMORY_BYTES = 2**30  # of a task's buffers: what the package takes without --memory
-SINK_BYTES = 16 * 2**20  # a shard that waits for its PUT
+SINK_BYTES = 256**3 + 128**3 + 64**3  # the shards of a column that wait for their PUTs
 UNIT = (64, 64, 64)  # what a source in a bucket decodes at a time
 
 

@@ -135,8 +135,7 @@ class _Job:
         self.finished: list[Receipt] = []
         """Receipts of all columns that are on disk, asked for or not."""
         self._buffers = deque(np.empty(0, wave.reader.dtype) for _ in range(SLABS))
-        shard_bytes = math.prod(wave.levels[0].shard) * wave.target.dtype.itemsize
-        held = wave.target.location.sink_bytes(shard_bytes)
+        held = _held_bytes(wave.target, wave.levels)
         self._most_commits = min(MOST_COMMITS, max(1, WAITING_BYTES // held))
 
     def run(self, boxes: Sequence[Extent]) -> Iterator[Receipt]:
@@ -289,6 +288,12 @@ class _Job:
         return receipt
 
 
+def _held_bytes(target: Target, levels: Sequence[Level]) -> int:
+    """Return what the open shards of a column hold of what was compressed."""
+    sizes = (math.prod(level.shard) * target.dtype.itemsize for level in levels)
+    return sum(map(target.location.sink_bytes, sizes))
+
+
 def plan_waves(
     target: Target, levels: Sequence[Level], reader: Reader, threads: int, memory_bytes: int,
     wanted: Sequence[Extent] | None = None,
@@ -300,10 +305,9 @@ def plan_waves(
     planned = []
     for run in waves(levels):
         source = reader if run[0].wave == 0 else halved_reader(target, levels, run[0].wave)
-        shard_bytes = math.prod(run[0].shard) * target.dtype.itemsize
         plan = plan_blocks(
-            run[0], source.unit, target.dtype.itemsize, memory_bytes,
-            target.location.sink_bytes(shard_bytes), most_open() // len(run),
+            run[0], source.unit, target.dtype.itemsize, memory_bytes, _held_bytes(target, run),
+            most_open() // len(run),
         )  # fmt: skip
         boxes = plan.boxes
         if wanted is not None:

@@ -56,7 +56,6 @@ RANKS = STATE_NEXT + 8 * 2**FSE_LOG  # of how many symbols each weight is
 N_BYTES = RANKS + 8 * 32
 
 _INT = types.int64
-_I64 = types.CPointer(types.int64)
 
 
 @njit(forceinline=True, error_model="numpy")  # pragma: no cover - compiled
