@@ -6,6 +6,7 @@ import zstandard
 
 from thc_dask.native import load
 from thc_dask.store import zstd
+from thc_dask.store.pipeline import HASHES
 from thc_dask.store.pipeline import compiled as pipeline
 from thc_dask.store.shards import Codec, encode_chunk
 from thc_dask.store.zstd import compiled
@@ -122,6 +123,7 @@ def test_what_both_sides_of_machine_code_hold_is_the_same():
     assert (pipeline.N_SAMPLES, pipeline.ONE_IN, pipeline.GOLDEN) == (
         zstd.N_SAMPLES, zstd.ONE_IN, zstd.GOLDEN,
     )  # fmt: skip
+    assert pipeline.HASHES == HASHES
 
 
 @pytest.mark.parametrize("at", [0, 100, 2**17])

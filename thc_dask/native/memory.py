@@ -7,42 +7,30 @@ from typing import Any
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
-from numba.extending import intrinsic
+from numba.extending import intrinsic as _intrinsic
+
+intrinsic: Any = _intrinsic  # its type takes the context, which numba gives, for an argument
 
 LINE_BYTES = 64  # that ``copy_line`` copies
 
 
-@intrinsic
-def bytes_at(_: Any, address: Any) -> Any:  # pragma: no cover - compiled
-    """Return a pointer to bytes."""
-    return _pointer(types.uint8, address)
+def _pointer_to(kind: Any) -> Any:
+    """Return what makes an address a pointer."""
+
+    @intrinsic
+    def at(_: Any, address: Any) -> Any:  # pragma: no cover - compiled
+        def code(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+            return builder.inttoptr(values[0], context.get_value_type(signature.return_type))
+
+        return types.CPointer(kind)(address), code
+
+    return at
 
 
-@intrinsic
-def counts_at(_: Any, address: Any) -> Any:  # pragma: no cover - compiled
-    """Return a pointer to numbers of four bytes."""
-    return _pointer(types.uint32, address)
-
-
-@intrinsic
-def numbers_at(_: Any, address: Any) -> Any:  # pragma: no cover - compiled
-    """Return a pointer to whole numbers of eight bytes."""
-    return _pointer(types.int64, address)
-
-
-@intrinsic
-def words_at(_: Any, address: Any) -> Any:  # pragma: no cover - compiled
-    """Return a pointer to words of eight bytes."""
-    return _pointer(types.uint64, address)
-
-
-def _pointer(kind: Any, address: Any) -> Any:
-    """Return how an address becomes a pointer."""
-
-    def code(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        return builder.inttoptr(values[0], context.get_value_type(signature.return_type))
-
-    return types.CPointer(kind)(address), code
+bytes_at = _pointer_to(types.uint8)
+counts_at = _pointer_to(types.uint32)  # what tables hold
+numbers_at = _pointer_to(types.int64)
+words_at = _pointer_to(types.uint64)
 
 
 @intrinsic

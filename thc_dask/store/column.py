@@ -186,11 +186,9 @@ class Column:
         if j == 0 and self._counts is not None:
             encoding.count(self._counts.jobs(encoding.memory, layer.shape, inside))
         start, (step_z, step_y, _) = layer.__array_interface__["data"][0], layer.strides
-        coarse = self._coarse[j] if code else layer
+        coarse = self._half(j, inside, layer.shape) if code else layer
         to, (to_z, to_y, _) = coarse.__array_interface__["data"][0], coarse.strides
         (z, top, left), (n_z, n_y, n_x) = inside, layer.shape
-        if code:
-            to += (z - self._first(j, z)) // 2 * to_z + top // 2 * to_y + left // 2 * itemsize
         places = []
         for y in range(0, n_y, c[1]):
             for x in range(0, n_x, c[2]):

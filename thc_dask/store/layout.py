@@ -247,10 +247,9 @@ def block_memory(
     slabs = SLABS * min(depth, z) * min(rows, y) * x
     deep = min(max(level.shard[0], depth), z)
     columns = math.prod(-(-n // s) for n, s in zip((deep, y, x), level.shard, strict=True))
-    n_columns_deep = -(-deep // level.shard[0])
-    coarse, j = 0, 1
-    while min(deep, level.shard[0]) >> j:
-        layer = min(level.chunk[0], level.shard[0] >> j) * n_columns_deep
-        coarse += layer * y * x >> 2 * j
-        j += 1
+    n_deep, shard = -(-deep // level.shard[0]), level.shard[0]
+    coarse = sum(
+        n_deep * min(level.chunk[0], shard >> j) * y * x >> 2 * j
+        for j in range(1, min(deep, shard).bit_length())
+    )
     return (slabs + coarse) * itemsize + columns * sink_bytes

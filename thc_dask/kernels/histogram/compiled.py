@@ -139,7 +139,7 @@ def count_bytes(
         )  # fmt: skip
         start, at_columns, columns_z, columns_y = jobs[j + 5], jobs[j + 6], jobs[j + 7], jobs[j + 8]
         n_z, n_y, n_x = jobs[j + 9], jobs[j + 10], jobs[j + 11]
-        table: Any = counts_at(jobs[j + 12])  # type: ignore[call-arg]
+        table: Any = counts_at(jobs[j + 12])
         total: Any = counts_at(jobs[j + 13])
         into = jobs[j + 14] * 257
         rows, row_words = bytes_at(row_start), words_at(row_start)

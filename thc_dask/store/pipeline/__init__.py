@@ -181,8 +181,7 @@ class Encoding:
         load(COMPILED)["encode"](
             chunks[first:].ctypes.data, len(found) - 1, self.memory.ctypes.data,
             np.frombuffer(into, np.uint8).ctypes.data, len(into), self.most_bytes,
-            *zstd.compressor(self._codec.parameters),
-            zstd.compressor(self._codec.parameters_of_noise)[1],
+            *zstd.compressor(self._codec.parameters, self._codec.parameters_of_noise),
             scratch.array("hashes", (HASHES // 8,), np.dtype(np.uint8)).ctypes.data, self._halve,
             0 if self._jobs is None else counter()[0], found.ctypes.data,
         )  # fmt: skip

@@ -14,7 +14,6 @@ import numpy as np
 from llvmlite import binding, ir
 from numba import cfunc, njit, types
 from numba.core import cgutils
-from numba.extending import intrinsic
 
 from thc_dask.native.memory import (
     LINE_BYTES,
@@ -22,6 +21,7 @@ from thc_dask.native.memory import (
     call,
     copy_line,
     fetch,
+    intrinsic,
     numbers_at,
     words_at,
 )
@@ -116,7 +116,7 @@ def crc32c(address: Any, n_bytes: Any) -> Any:
     An instruction waits for the one before: three pieces side by side keep the processor busy.
     """
     lane = LANE_BYTES // 8
-    words: Any = words_at(address)  # type: ignore[call-arg]
+    words: Any = words_at(address)
     crc = np.uint64(0xFFFFFFFF)
     at, n_words = 0, n_bytes >> 3
     while n_words - at >= 3 * lane:
@@ -156,14 +156,14 @@ def decode(
             source = start
             if file >= 0:
                 source = stored
-                if call(read, (file, stored, n, start)) != n:  # type: ignore[call-arg]
+                if call(read, (file, stored, n, start)) != n:
                     failed[0] = i + 1
                     return
             if crc32c(source, n) != RESIDUE:
                 failed[0] = i + 1
                 return
             given = context, into, size, source, n - CRC_BYTES
-            call(literals, (into, size, source, n - CRC_BYTES, room))  # type: ignore[call-arg]
+            call(literals, (into, size, source, n - CRC_BYTES, room))
             if numbers_at(room)[0] != size and call(decompress, given) != size:
                 failed[0] = i + 1
                 return
@@ -172,7 +172,7 @@ def decode(
                 steps[s + 1], steps[s + 2], steps[s + 3], steps[s + 4], steps[s + 5]
             )  # fmt: skip
             given_too = jobs, n_jobs, n_rows, n_columns, tally, seen, met
-            call(count, given_too)  # type: ignore[call-arg]
+            call(count, given_too)
 
 
 @njit(inline="always", error_model="numpy")  # pragma: no cover - compiled
@@ -184,11 +184,11 @@ def _gather(source: Any, step_z: Any, step_y: Any, n_z: Any, n_y: Any, n: Any, i
             line, place = source + z * step_z + y * step_y, into + (z * size_y + y) * size
             if n == LINE_BYTES:
                 # Lines lie pages apart: no processor guesses which comes next.
-                fetch(line + AHEAD * step_y)  # type: ignore[call-arg]
+                fetch(line + AHEAD * step_y)
                 fetch(line + AHEAD * step_y + LINE_BYTES - 1)
                 copy_line(line, place)
             else:
-                here: Any = words_at(line)  # type: ignore[call-arg]
+                here: Any = words_at(line)
                 there: Any = words_at(place)
                 for w in range(n >> 3):
                     there[w] = here[w]
@@ -201,7 +201,7 @@ def _gather(source: Any, step_z: Any, step_y: Any, n_z: Any, n_y: Any, n: Any, i
 @njit(inline="always", error_model="numpy")  # pragma: no cover - compiled
 def _is_zero(address: Any, n_bytes: Any) -> Any:
     """Whether all bytes are zero; one in the middle tells of most that they are not."""
-    words: Any = words_at(address)  # type: ignore[call-arg]
+    words: Any = words_at(address)
     found = np.uint64(0)
     if n_bytes >= WORD_BYTES:
         found = words[n_bytes >> 4]
@@ -216,7 +216,7 @@ def _is_zero(address: Any, n_bytes: Any) -> Any:
 
 @njit(inline="always", error_model="numpy")  # pragma: no cover - compiled
 def _clear(address: Any, n_bytes: Any) -> None:
-    words: Any = words_at(address)  # type: ignore[call-arg]
+    words: Any = words_at(address)
     for w in range(n_bytes >> 3):
         words[w] = np.uint64(0)
     rest: Any = bytes_at(address)
@@ -230,7 +230,7 @@ def _repeats(address: Any, n_bytes: Any, seen: Any) -> Any:
 
     ``seen`` is room for a bit of each hash.
     """
-    words: Any = words_at(address)  # type: ignore[call-arg]
+    words: Any = words_at(address)
     bits: Any = words_at(seen)
     n_words = n_bytes >> 3
     n = min(n_words, N_SAMPLES)
@@ -281,10 +281,10 @@ def encode(
             given = (
                 memory, 1, size_z, size_y, size >> 3, chunks[c + 6], 0, chunks[c + 7], chunks[c + 8]
             )  # fmt: skip
-            call(halve, given)  # type: ignore[call-arg]
+            call(halve, given)
         if chunks[c + 9]:
             job = chunks[c + 9], 1, n_rows, n_columns, tally, seen, met
-            call(count, job)  # type: ignore[call-arg]
+            call(count, job)
         if _is_zero(memory, n_bytes):
             found[2 * i] = 0
             continue
@@ -292,7 +292,7 @@ def encode(
         if noise and not _repeats(memory, n_bytes, hashes):
             chosen = noise
         left = chosen, into + at, room - at, memory, n_bytes
-        n_found: Any = call(compress, left)  # type: ignore[call-arg]
+        n_found: Any = call(compress, left)
         if n_found <= 0 or n_found > room - at - CRC_BYTES:
             found[2 * n_chunks] = -1
             return

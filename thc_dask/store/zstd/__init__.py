@@ -43,6 +43,7 @@ class _Contexts(threading.local):
         self.literals: NDArray[np.int64] | None = None
         self.decode: Any = None
         self.encode: dict[Parameters, Any] = {}
+        self.package: dict[Parameters, zstandard.ZstdCompressor] = {}
 
 
 _contexts = _Contexts()
@@ -68,22 +69,21 @@ def decompressor() -> tuple[int, int]:
     return _address(ffi.addressof(lib, "ZSTD_decompressDCtx")), _address(_contexts.decode)
 
 
-def compressor(parameters: Parameters) -> tuple[int, int]:
-    """Return the address of ``ZSTD_compress2`` and of this thread's context.
+def compressor(*parameters: Parameters) -> tuple[int, ...]:
+    """Return the address of ``ZSTD_compress2``, and of this thread's context for each parameters.
 
-    ``parameters`` are pairs of a name, as in ``ZSTD_c_windowLog`` without the first part, and a
-    number. There may be none: then the context is none either.
+    These are pairs of a name, as in ``ZSTD_c_windowLog`` without the first part, and a number.
+    Where there are none, the context is 0.
     """
     ffi, lib = _binding()
-    function = _address(ffi.addressof(lib, "ZSTD_compress2"))
-    return function, _address(_context(parameters)) if parameters else 0
+    contexts = (_address(_context(some)) if some else 0 for some in parameters)
+    return _address(ffi.addressof(lib, "ZSTD_compress2")), *contexts
 
 
 def compress(parameters: Parameters, data: memoryview) -> bytes:
     """Return a frame of ``data``."""
     if not is_callable():
-        options = {_snake(name): value for name, value in parameters}
-        return _package(options).compress(data)
+        return _package(parameters).compress(data)
     ffi, lib = _binding()
     room = lib.ZSTD_compressBound(data.nbytes)
     frame = bytearray(room)
@@ -94,11 +94,18 @@ def compress(parameters: Parameters, data: memoryview) -> bytes:
     return bytes(memoryview(frame)[:n])
 
 
-def _package(options: dict[str, int]) -> zstandard.ZstdCompressor:
-    if "compression_level" in options:
-        return zstandard.ZstdCompressor(options["compression_level"], write_content_size=True)
-    given = zstandard.ZstdCompressionParameters(**options, write_content_size=1)
-    return zstandard.ZstdCompressor(compression_params=given)
+def _package(parameters: Parameters) -> zstandard.ZstdCompressor:
+    """Return the package's own compressor of this thread for ``parameters``."""
+    if parameters not in _contexts.package:
+        options = {_snake(name): value for name, value in parameters}
+        level = options.pop("compression_level", None)
+        if level is not None:
+            made = zstandard.ZstdCompressor(level, write_content_size=True)
+        else:
+            given = zstandard.ZstdCompressionParameters(**options, write_content_size=1)
+            made = zstandard.ZstdCompressor(compression_params=given)
+        _contexts.package[parameters] = made
+    return _contexts.package[parameters]
 
 
 def _snake(name: str) -> str:

@@ -19,9 +19,8 @@ import numpy as np
 from llvmlite import ir
 from numba import cfunc, njit, types
 from numba.core import cgutils
-from numba.extending import intrinsic
 
-from thc_dask.native.memory import bytes_at, numbers_at, put_word, words_at
+from thc_dask.native.memory import bytes_at, intrinsic, numbers_at, put_word, words_at
 
 MAGIC = 0xFD2FB528
 LONGEST_HEADER = 18
@@ -71,7 +70,7 @@ def _top(n: Any) -> Any:
 @njit(forceinline=True, error_model="numpy")  # pragma: no cover - compiled
 def _few(source: Any, at: Any, n: Any) -> Any:
     """Return ``n`` bits, up to 16, from a bit on; the lowest comes first."""
-    three: Any = bytes_at(source + (at >> 3))  # type: ignore[call-arg]
+    three: Any = bytes_at(source + (at >> 3))
     word = np.int64(three[0]) | np.int64(three[1]) << 8 | np.int64(three[2]) << 16
     return (word >> (at & 7)) & ((1 << n) - 1)
 
@@ -148,7 +147,7 @@ def _states(n: Any, log: Any, norm: Any, symbols: Any, bits: Any, following: Any
 @njit(forceinline=True, error_model="numpy")  # pragma: no cover - compiled
 def _weights_by_fse(source: Any, n_bytes: Any, room: Any, weights: Any) -> Any:
     """Read weights that are compressed themselves; return how many, 0 where they are not right."""
-    norm: Any = numbers_at(room + NORM)  # type: ignore[call-arg]
+    norm: Any = numbers_at(room + NORM)
     symbols: Any = numbers_at(room + STATE_SYMBOLS)
     bits: Any = numbers_at(room + STATE_BITS)
     following: Any = numbers_at(room + STATE_NEXT)
@@ -181,7 +180,7 @@ def _weights_by_fse(source: Any, n_bytes: Any, room: Any, weights: Any) -> Any:
 @njit(forceinline=True, error_model="numpy")  # pragma: no cover - compiled
 def _tables(source: Any, n_bytes: Any, room: Any, which: Any) -> Any:
     """Make the tables of a block; return how many bytes told them, 0 where they are not right."""
-    head: Any = bytes_at(source)  # type: ignore[call-arg]
+    head: Any = bytes_at(source)
     weights: Any = bytes_at(room + WEIGHTS)
     order: Any = bytes_at(room + ORDER)
     ranks: Any = numbers_at(room + RANKS)
@@ -225,17 +224,17 @@ def _tables(source: Any, n_bytes: Any, room: Any, which: Any) -> Any:
         ranks[w + 1] += ranks[w]
     n_none = ranks[1]
     for i in range(n):
-        w = np.int64(weights[i])
-        order[ranks[w]] = np.uint8(i)
-        ranks[w] += 1
+        weight = np.int64(weights[i])
+        order[ranks[weight]] = np.uint8(i)
+        ranks[weight] += 1
     # From the shortest entry on: a word that reaches into the next is overwritten by it.
     at, eight = np.int64(0), np.uint64(0x0101010101010101)
     lengths, symbols = room + LENGTHS + which * TABLE, room + SYMBOLS + which * TABLE
     for i in range(n_none, n):
         s = order[i]
-        w = np.int64(weights[s])
-        size = 1 << (w - 1 + LOG - log)
-        length, symbol = np.uint64(log + 1 - w) * eight, np.uint64(s) * eight
+        weight = np.int64(weights[s])
+        size = 1 << (weight - 1 + LOG - log)
+        length, symbol = np.uint64(log + 1 - weight) * eight, np.uint64(s) * eight
         for here in range(at, at + size, 8):
             put_word(lengths + here, length)
             put_word(symbols + here, symbol)
@@ -245,7 +244,7 @@ def _tables(source: Any, n_bytes: Any, room: Any, which: Any) -> Any:
 
 @njit(forceinline=True, error_model="numpy")  # pragma: no cover - compiled
 def _copy_tables(room: Any, one: Any, other: Any) -> None:
-    words: Any = words_at(room + LENGTHS)  # type: ignore[call-arg]
+    words: Any = words_at(room + LENGTHS)
     n = TABLE >> 3
     for w in range(n):
         words[other * n + w] = words[one * n + w]
@@ -304,7 +303,7 @@ def _turns(_: Any, room: Any, out: Any, n: Any) -> Any:  # pragma: no cover - co
 @njit(forceinline=True, error_model="numpy")  # pragma: no cover - compiled
 def _begin(source: Any, n_bytes: Any, room: Any, which: Any) -> Any:
     """Begin with the four streams of a block; return whether they are right."""
-    head: Any = bytes_at(source)  # type: ignore[call-arg]
+    head: Any = bytes_at(source)
     bits: Any = words_at(room + BITS)
     places: Any = numbers_at(room + PLACES)
     starts: Any = numbers_at(room + STARTS)
@@ -331,7 +330,7 @@ def _begin(source: Any, n_bytes: Any, room: Any, which: Any) -> Any:
 @njit(forceinline=True, error_model="numpy")  # pragma: no cover - compiled
 def _end(room: Any, k: Any, into: Any, n: Any) -> Any:
     """Decode the last ``n`` codes of a stream; return whether it ends there."""
-    bits: Any = words_at(room + BITS)  # type: ignore[call-arg]
+    bits: Any = words_at(room + BITS)
     places: Any = numbers_at(room + PLACES)
     starts: Any = numbers_at(room + STARTS)
     lengths: Any = bytes_at(room + LENGTHS + (k >> 2) * TABLE)
@@ -352,7 +351,7 @@ def _end(room: Any, k: Any, into: Any, n: Any) -> Any:
 @njit(forceinline=True, error_model="numpy")  # pragma: no cover - compiled
 def _literals(source: Any, end: Any, room: Any, which: Any, is_first: Any) -> Any:
     """Begin with a block; return whether it is one of literals alone, and where the next begins."""
-    head: Any = bytes_at(source)  # type: ignore[call-arg]
+    head: Any = bytes_at(source)
     if end - source < 3 + 5:
         return False, end
     told = np.int64(head[0]) | np.int64(head[1]) << 8 | np.int64(head[2]) << 16
@@ -384,7 +383,7 @@ def _literals(source: Any, end: Any, room: Any, which: Any, is_first: Any) -> An
 @njit(forceinline=True, error_model="numpy")  # pragma: no cover - compiled
 def _content(source: Any, n_bytes: Any) -> Any:
     """Return (bytes that a frame holds, bytes of its header), (-1, 0) where it does not say."""
-    head: Any = bytes_at(source)  # type: ignore[call-arg]
+    head: Any = bytes_at(source)
     if n_bytes < LONGEST_HEADER:
         return np.int64(-1), 0
     magic, told = np.int64(0), np.int64(head[4])
@@ -409,7 +408,7 @@ def _content(source: Any, n_bytes: Any) -> Any:
 @njit(forceinline=True, error_model="numpy")  # pragma: no cover - compiled
 def _decode_pair(room: Any, into: Any) -> Any:
     """Decode two blocks that were begun with; return whether they are right."""
-    places: Any = numbers_at(room + PLACES)  # type: ignore[call-arg]
+    places: Any = numbers_at(room + PLACES)
     starts: Any = numbers_at(room + STARTS)
     done, n = np.int64(0), np.int64(1)
     while n > 0:
@@ -433,7 +432,7 @@ def decompress(
     That is ``size``, or 0 where the frame is of another kind: then some of ``into`` is written.
     ``room`` is ``N_BYTES`` long.
     """
-    done: Any = numbers_at(room)  # type: ignore[call-arg]
+    done: Any = numbers_at(room)
     done[0] = 0
     content, used = _content(source, n_bytes)
     if content != size or size % (2 * BLOCK):
