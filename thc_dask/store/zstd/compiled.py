@@ -20,7 +20,15 @@ from llvmlite import ir
 from numba import cfunc, njit, types
 from numba.core import cgutils
 
-from thc_dask.native.memory import bytes_at, intrinsic, numbers_at, put_word, words_at
+from thc_dask.native.memory import (
+    LINE_BYTES,
+    bytes_at,
+    copy_line,
+    intrinsic,
+    numbers_at,
+    put_word,
+    words_at,
+)
 
 MAGIC = 0xFD2FB528
 LONGEST_HEADER = 18
@@ -34,6 +42,8 @@ LOG = 11  # bits of the longest code
 N_CODES = 1 << LOG
 TURNS = 5  # codes of a stream between two looks at where it is: 55 bits of at least 56
 TURN_BYTES = 7  # that these take at most
+STRIDE = 512  # of a stream, between two such looks at all eight
+MOST_TURNS = STRIDE // TURNS
 FSE_LOG = 6  # of the longest table of weights
 MOST_WEIGHTS = 255
 MOST_OF_FSE = 16  # more than there are weights
@@ -52,7 +62,8 @@ STATE_SYMBOLS = NORM + 8 * 32
 STATE_BITS = STATE_SYMBOLS + 8 * 2**FSE_LOG
 STATE_NEXT = STATE_BITS + 8 * 2**FSE_LOG
 RANKS = STATE_NEXT + 8 * 2**FSE_LOG  # of how many symbols each weight is
-N_BYTES = RANKS + 8 * 32
+DECODED = RANKS + 8 * 32  # of each stream, on its way to where it belongs
+N_BYTES = DECODED + PAIR * STRIDE
 
 _INT = types.int64
 
@@ -282,7 +293,7 @@ def _turns(_: Any, room: Any, out: Any, n: Any) -> Any:  # pragma: no cover - co
                     entry = builder.gep(base, [builder.add(top, whole(SYMBOLS + half))])
                     symbol = builder.load(entry)
                     builder.store(builder.shl(rest, length), bits[k])
-                    place = builder.gep(builder.load(here), [whole(k * STREAM + turn)])
+                    place = builder.gep(builder.load(here), [whole(k * STRIDE + turn)])
                     builder.store(symbol, place)
             builder.store(builder.gep(builder.load(here), [whole(TURNS)]), here)
             for k in range(PAIR):
@@ -406,6 +417,18 @@ def _content(source: Any, n_bytes: Any) -> Any:
 
 
 @njit(forceinline=True, error_model="numpy")  # pragma: no cover - compiled
+def _bring(source: Any, into: Any, n: Any) -> None:
+    """Bring ``n`` bytes of each stream to where they belong."""
+    for k in range(PAIR):
+        old: Any = bytes_at(source + k * STRIDE)
+        new: Any = bytes_at(into + k * STREAM)
+        for line in range(0, n & ~(LINE_BYTES - 1), LINE_BYTES):
+            copy_line(source + k * STRIDE + line, into + k * STREAM + line)
+        for i in range(n & ~(LINE_BYTES - 1), n):
+            new[i] = old[i]
+
+
+@njit(forceinline=True, error_model="numpy")  # pragma: no cover - compiled
 def _decode_pair(room: Any, into: Any) -> Any:
     """Decode two blocks that were begun with; return whether they are right."""
     places: Any = numbers_at(room + PLACES)
@@ -415,7 +438,9 @@ def _decode_pair(room: Any, into: Any) -> Any:
         n = (STREAM - done) // TURNS
         for k in range(PAIR):
             n = min(n, (places[k] - starts[k]) // TURN_BYTES)
-        _turns(room, into + done, n)
+        n = min(n, MOST_TURNS)
+        _turns(room, room + DECODED, n)
+        _bring(room + DECODED, into + done, TURNS * n)
         done += TURNS * n
     right = True
     for k in range(PAIR):
