@@ -3,8 +3,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from numba import njit
 
-from thc_dask.kernels.histogram import Jobs, joint_counts
+from thc_dask.kernels.histogram import ROOM_BYTES, Jobs, compiled, joint_counts
 
 SHAPES = st.tuples(st.integers(1, 4), st.integers(1, 5), st.integers(1, 40))
 
@@ -142,3 +143,47 @@ def test_the_same_blocks_further_on():
             expected[2 * step : 2 * step + 2, 0] += np.array(counts, np.uint32)
             np.testing.assert_array_equal(total[step, i, 0], sum(counts))
     np.testing.assert_array_equal(table, expected)
+
+
+@given(st.data())
+def test_whole_planes_of_one_row_count_like_bincount(data):
+    """Which some processors count by the bits of vectors, in blocks of 512 voxels."""
+    shape = data.draw(st.integers(1, 3)), data.draw(st.integers(1, 90)), 64
+    rng = np.random.default_rng(data.draw(st.integers(0, 2**31)))
+    low = data.draw(st.integers(0, 255))
+    image = rng.integers(low, data.draw(st.integers(low + 1, 256)), shape, np.uint8)
+    table, total = np.ones((shape[0], 3, 256), np.uint32), np.ones((3, 256), np.uint32)
+    whole = data.draw(st.booleans())
+    rows = 2 if whole else np.full(shape, 2, np.uint8)
+    assert joint_counts(rows, image, table, total).tolist() == [2]
+    assert (table[:, :2] == 1).all()
+    expected = [np.bincount(plane.ravel(), minlength=256) + 1 for plane in image]
+    np.testing.assert_array_equal(table[:, 2], expected)
+    np.testing.assert_array_equal(total[2], np.sum(expected, axis=0) - len(expected) + 1)
+
+
+def test_bits_of_vectors_are_counted_on_any_processor():
+    rng = np.random.default_rng(0)
+    memory = np.zeros(64 + compiled.ROOM_BYTES, np.uint8)
+    room = memory.ctypes.data + -memory.ctypes.data % 64
+
+    @njit
+    def count(source, n, room, table, total):
+        compiled._count_blocks(source, n, room, table, total)
+
+    for n, high in ((1, 256), (3, 7), (8, 256), (8, 1)):
+        voxels = rng.integers(0, high, 512 * n, np.uint8)
+        table, total = np.zeros(256, np.uint32), np.ones(256, np.uint32)
+        count(voxels.ctypes.data, n, room, table.ctypes.data, total.ctypes.data)
+        np.testing.assert_array_equal(table, np.bincount(voxels, minlength=256))
+        np.testing.assert_array_equal(total, table + 1)
+
+
+def test_a_whole_plane_without_a_place_is_an_error():
+    rows = np.full((1, 64, 64), 2, np.uint8)
+    with pytest.raises(IndexError, match="row 2 in a table of 2"):
+        joint_counts(rows, np.zeros_like(rows), np.zeros((1, 2, 256), np.uint32))
+
+
+def test_room_is_as_large_as_machine_code_takes():
+    assert compiled.ROOM_BYTES == ROOM_BYTES

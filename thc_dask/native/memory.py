@@ -30,6 +30,7 @@ def _pointer_to(kind: Any) -> Any:
 bytes_at = _pointer_to(types.uint8)
 counts_at = _pointer_to(types.uint32)  # what tables hold
 numbers_at = _pointer_to(types.int64)
+tallies_at = _pointer_to(types.uint16)
 words_at = _pointer_to(types.uint64)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Sequence
 from copy import copy
@@ -15,6 +16,8 @@ from thc_dask.native import address_of, load
 
 COMPILED = "thc_dask.kernels.histogram.compiled"
 TALLY = (4, 256)  # of each row: four take turns
+ROOM_BYTES = 17920  # beside them, for the bits of voxels
+LINE_BYTES = 64
 JOB_WIDTH = 15  # numbers that say what is counted in a block
 MOST = 256  # rows or columns that are counted as bytes
 
@@ -23,7 +26,10 @@ class _Scratch(threading.local):
     """What each thread counts in; zero between calls. It has room for whatever a byte can hold."""
 
     def __init__(self) -> None:
-        self.tally = np.zeros((MOST, *TALLY), np.uint16)
+        n_bytes = 2 * MOST * math.prod(TALLY)
+        memory = np.zeros(LINE_BYTES + n_bytes + ROOM_BYTES, np.uint8)
+        first = -memory.ctypes.data % LINE_BYTES
+        self.tally = memory[first : first + n_bytes].view(np.uint16).reshape(MOST, *TALLY)
         self._seen = np.zeros(MOST + 1, np.uint8)
         self.addresses = self.tally.ctypes.data, self._seen.ctypes.data
 

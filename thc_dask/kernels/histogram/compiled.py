@@ -3,6 +3,10 @@
 What limits it is that an increment must wait for the one before it at the same place, and
 neighbours are often equal: four tallies take turns. They are of 16 bits, so that they stay in the
 first cache, and are emptied into the table before they can overflow.
+
+Processors that count the bits of vectors need no increment. Of 512 voxels of one row each of the
+eight bits becomes a vector; the vectors of some bits, "and", have a bit for each voxel that has
+them all; and how many voxels have which bits says how many are of each value.
 """
 # Memory is named by addresses. `rows`, `columns` begin at a multiple of eight bytes and are seen
 # both as bytes and as words of eight; offsets and strides are in voxels.
@@ -12,13 +16,26 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from llvmlite import binding, ir
 from numba import cfunc, njit, types
+from numba.core import cgutils
 
-from thc_dask.native.memory import bytes_at, counts_at, words_at
+from thc_dask.native.memory import bytes_at, counts_at, intrinsic, tallies_at, words_at
 
 LANES = 4
 LANE = 256  # of a tally (row, lane, column)
+TALLY_BYTES = 2 * 256 * LANES * LANE  # of all rows
 MOST = 65528  # voxels between two emptyings: a tally can count to 65535
+
+N_BITS = 8  # of a voxel, and words of a vector
+VECTOR_BYTES = 64
+BLOCK = N_BITS * VECTOR_BYTES  # voxels whose bits are eight vectors
+MOST_BLOCKS = 8  # that are counted together
+N_LOW = 3  # bits; the others tell groups of values, of which most images have few
+N_GROUPS = 2 ** (N_BITS - N_LOW)
+GROUPS = MOST_BLOCKS * N_LOW * VECTOR_BYTES  # where their vectors are, behind those of low bits
+ROOM_BYTES = GROUPS + MOST_BLOCKS * N_GROUPS * VECTOR_BYTES
+_HAS_VECTORS = bool(binding.get_host_cpu_features().get("avx512vpopcntdq"))
 
 _U8, _U16 = types.CPointer(types.uint8), types.CPointer(types.uint16)
 _U32 = types.CPointer(types.uint32)
@@ -33,6 +50,136 @@ def _same(words: Any, first: Any, n: Any) -> Any:
     for w in range(first, first + n):
         other |= words[w] ^ value
     return other == 0
+
+
+@intrinsic
+def _count_blocks(_: Any, source: Any, n: Any, room: Any, table: Any, total: Any) -> Any:
+    """Count ``n`` blocks, up to ``MOST_BLOCKS``, into 256 counts of a plane and of all."""
+    return types.none(source, n, room, table, total), _blocks  # pragma: no cover - compiled
+
+
+_WORD, _COUNT = ir.IntType(64), ir.IntType(32)
+_VECTOR = ir.VectorType(_WORD, N_BITS)
+
+
+def _word(value: int) -> Any:
+    return ir.Constant(_WORD, value)
+
+
+def _all_words(value: int) -> Any:
+    return ir.Constant(_VECTOR, [_word(value)] * N_BITS)
+
+
+def _vector_at(builder: Any, base: Any, *offsets: Any) -> Any:
+    """Return where a vector is: a pointer, so many bytes behind an address."""
+    for offset in offsets:
+        base = builder.add(base, offset)
+    return builder.inttoptr(base, _VECTOR.as_pointer())
+
+
+def _blocks(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+    source, n, room, table, total = values
+    zero = _all_words(0)
+    with cgutils.for_range(builder, n) as loop:
+        start = builder.add(source, builder.mul(loop.index, _word(BLOCK)))
+        vectors = [
+            builder.load(_vector_at(builder, start, _word(VECTOR_BYTES * i)), align=1)
+            for i in range(N_BITS)
+        ]
+        bits = _bits(builder, vectors)
+        low = builder.mul(loop.index, _word(N_LOW * VECTOR_BYTES))
+        for i in range(N_LOW):
+            place = _vector_at(builder, room, low, _word(VECTOR_BYTES * i))
+            builder.store(bits[i], place, align=VECTOR_BYTES)
+        groups = [None]
+        for bit in reversed(bits[N_LOW:]):
+            groups = [part for group in groups for part in _halves(builder, group, bit)]
+        here = builder.mul(loop.index, _word(VECTOR_BYTES))
+        for g, group in enumerate(groups):
+            at = _word(GROUPS + g * MOST_BLOCKS * VECTOR_BYTES)
+            builder.store(group, _vector_at(builder, room, here, at), align=VECTOR_BYTES)
+    with cgutils.for_range(builder, _word(N_GROUPS)) as loop:
+        group = builder.add(room, builder.mul(loop.index, _word(MOST_BLOCKS * VECTOR_BYTES)))
+        group = builder.add(group, _word(GROUPS))
+        found = cgutils.alloca_once(builder, _VECTOR)
+        builder.store(zero, found)
+        with cgutils.for_range(builder, n) as block:
+            at = builder.mul(block.index, _word(VECTOR_BYTES))
+            some = builder.load(_vector_at(builder, group, at), align=VECTOR_BYTES)
+            builder.store(builder.or_(builder.load(found), some), found)
+        bits_of_all = ir.IntType(64 * N_BITS)
+        some = builder.bitcast(builder.load(found), bits_of_all)
+        with builder.if_then(builder.icmp_unsigned("!=", some, ir.Constant(bits_of_all, 0))):
+            counts = _values_of_group(builder, room, group, n)
+            line = builder.mul(loop.index, _word(4 * 2**N_LOW))
+            for into in (table, total):
+                kind = ir.VectorType(_COUNT, N_BITS)
+                place = builder.inttoptr(builder.add(into, line), kind.as_pointer())
+                new = builder.add(builder.load(place, align=4), builder.trunc(counts, kind))
+                builder.store(new, place, align=4)
+    return context.get_dummy_value()
+
+
+def _bits(builder: Any, vectors: list[Any]) -> list[Any]:
+    """Return a vector of each bit of the bytes in eight vectors, the lowest first."""
+    found = list(vectors)
+    for step, mask in ((4, 0x0F), (2, 0x33), (1, 0x55)):
+        low = _all_words(mask * 0x0101010101010101)
+        high = _all_words(mask * 0x0101010101010101 << step)
+        shift = _all_words(step)
+        for i in range(N_BITS):
+            if not i & step:  # swap blocks of bits, as a matrix of bits is transposed
+                one, other = found[i], found[i + step]
+                found[i] = builder.or_(
+                    builder.and_(one, low), builder.and_(builder.shl(other, shift), high)
+                )
+                found[i + step] = builder.or_(
+                    builder.and_(builder.lshr(one, shift), low), builder.and_(other, high)
+                )
+    return found
+
+
+def _halves(builder: Any, group: Any, bit: Any) -> tuple[Any, Any]:
+    """Return voxels of a group without a bit and with it."""
+    without = builder.not_(bit)
+    if group is None:
+        return without, bit
+    return builder.and_(group, without), builder.and_(group, bit)
+
+
+def _values_of_group(builder: Any, room: Any, group: Any, n: Any) -> Any:
+    """Return how many voxels of a group have each value of the low bits, eight words."""
+    kind = ir.FunctionType(_VECTOR, [_VECTOR])
+    ones = cgutils.get_or_insert_function(builder.module, kind, "llvm.ctpop.v8i64")
+    sums = [cgutils.alloca_once(builder, _VECTOR) for _ in range(2**N_LOW)]
+    for place in sums:
+        builder.store(_all_words(0), place)
+    with cgutils.for_range(builder, n) as block:
+        at = builder.mul(block.index, _word(VECTOR_BYTES))
+        having = [builder.load(_vector_at(builder, group, at), align=VECTOR_BYTES)]
+        low = builder.mul(block.index, _word(N_LOW * VECTOR_BYTES))
+        for i in range(N_LOW):
+            place = _vector_at(builder, room, low, _word(VECTOR_BYTES * i))
+            bit = builder.load(place, align=VECTOR_BYTES)
+            having += [builder.and_(some, bit) for some in having]
+        for some, place in zip(having, sums, strict=True):
+            builder.store(builder.add(builder.load(place), builder.call(ones, [some])), place)
+    # Those that have at least some bits, less those that have one more: that have just these.
+    found = [builder.load(place) for place in sums]
+    for i in range(N_LOW):
+        for value in range(2**N_LOW):
+            if not value >> i & 1:
+                found[value] = builder.sub(found[value], found[value | 1 << i])
+    # Neighbours are added, of two vectors at a time, until each word is the sum of one of them.
+    kind = ir.VectorType(_COUNT, N_BITS)
+    even, odd = (ir.Constant(kind, list(range(k, 2 * N_BITS, 2))) for k in (0, 1))
+    while len(found) > 1:
+        pairs = zip(found[::2], found[1::2], strict=True)
+        found = [
+            builder.add(*(builder.shuffle_vector(*pair, mask) for mask in (even, odd)))
+            for pair in pairs
+        ]
+    return found[0]
 
 
 @njit(inline="always", error_model="numpy")  # pragma: no cover - compiled
@@ -127,11 +274,27 @@ def _count_line(
             tally[r * np.uint64(1024) + np.uint64(columns[at_column + i])] += one
 
 
-@cfunc(types.void(_I64, _INT, _INT, _INT, _U16, _U8, _U8), error_model="numpy", forceinline=True)
+@njit(inline="always", error_model="numpy")  # pragma: no cover - compiled
+def _count_vectors(columns: Any, n: Any, room: Any, table: Any, total: Any) -> Any:
+    """Count what can be of ``n`` voxels of one row by vectors; return how many that are."""
+    done = 0
+    while n - done >= BLOCK:
+        n_blocks = min(MOST_BLOCKS, (n - done) // BLOCK)
+        _count_blocks(columns + done, n_blocks, room, table, total)
+        done += n_blocks * BLOCK
+    return done
+
+
+@cfunc(types.void(_I64, _INT, _INT, _INT, _INT, _U8, _U8), error_model="numpy", forceinline=True)
 def count_bytes(
-    jobs: Any, n_jobs: Any, n_rows: Any, n_columns: Any, tally: Any, seen: Any, met: Any
+    jobs: Any, n_jobs: Any, n_rows: Any, n_columns: Any, memory: Any, seen: Any, met: Any
 ) -> None:  # pragma: no cover - compiled
-    """Do jobs, each a row of numbers as ``Jobs`` writes it; say in ``met`` which rows occurred."""
+    """Do jobs, each a row of numbers as ``Jobs`` writes it; say in ``met`` which rows occurred.
+
+    ``memory`` holds the tallies, zero between calls, and ``ROOM_BYTES``; it begins with a line.
+    """
+    tally: Any = tallies_at(memory)
+    room = memory + TALLY_BYTES
     for i in range(n_jobs):
         j = i * 15
         row_start, at_rows, rows_z, rows_y, row = (
@@ -153,9 +316,15 @@ def count_bytes(
             whole = row < 0 and n_lines == 1 and n >= 8 and not ((at_row | n) & 7)
             if whole and _same(row_words, at_row >> 3, n >> 3):
                 here = np.int64(rows[at_row])
-            held = 0
+            held, skipped = 0, 0
+            if _HAS_VECTORS and 0 <= here < n_rows and n_lines == 1 and n_columns == 256:
+                plane = jobs[j + 12] + 1024 * (z * n_rows + here)
+                of_all = jobs[j + 13] + 1024 * here
+                skipped = _count_vectors(start + at_column, n, room, plane, of_all)
+                if skipped:
+                    met[into + here] = np.uint8(1)
             for y in range(n_lines):
-                left, done = n, 0
+                left, done = n - skipped, skipped
                 while left > 0:
                     piece = min(left, MOST)
                     if held + piece > MOST:

@@ -434,11 +434,12 @@ def _decode_pair(room: Any, into: Any) -> Any:
     places: Any = numbers_at(room + PLACES)
     starts: Any = numbers_at(room + STARTS)
     done, n = np.int64(0), np.int64(1)
+    most = np.int64(MOST_TURNS)
     while n > 0:
         n = (STREAM - done) // TURNS
         for k in range(PAIR):
             n = min(n, (places[k] - starts[k]) // TURN_BYTES)
-        n = min(n, MOST_TURNS)
+        n = min(n, most)
         _turns(room, room + DECODED, n)
         _bring(room + DECODED, into + done, TURNS * n)
         done += TURNS * n
