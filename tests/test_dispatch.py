@@ -10,6 +10,7 @@ from pathlib import Path
 import dask
 import pytest
 from distributed import Client, LocalCluster
+from distributed.diagnostics.plugin import SchedulerPlugin
 
 from thc_dask import dispatch
 from thc_dask.errors import (
@@ -68,6 +69,30 @@ def test_items_are_taken_as_they_are_needed(threads, monkeypatch, items_per_s):
     assert (done + 1, taken) == (1000, 1000)
     # What one message brings back is handed out before more is sent.
     assert most <= dispatch.in_flight(2, items_per_s) == (500 if items_per_s else 6)
+
+
+class Queued(SchedulerPlugin):
+    """Counts the tasks that the scheduler keeps until a worker has ended another."""
+
+    name = "queued"
+    n = 0
+
+    def transition(self, key, start, finish, *args, **kwargs):
+        self.n += finish == "queued"
+
+
+@pytest.mark.parametrize("items_per_s", [0, 1000])
+def test_items_that_are_short_do_not_wait_for_messages(threads, monkeypatch, items_per_s):
+    monkeypatch.setattr(dispatch._Pace, "wanted", lambda _: dispatch.in_flight(2, items_per_s))
+    queued = Queued()
+    scheduler = threads.cluster.scheduler
+    scheduler.add_plugin(queued)
+    try:
+        assert sorted(dispatch.run(threads, abs, range(300))) == list(range(300))
+    finally:
+        scheduler.remove_plugin("queued")
+    # Items that take long go to whoever is free first.
+    assert (queued.n == 0) == (items_per_s > 0)
 
 
 class Made:

@@ -31,6 +31,7 @@ PER_THREAD = 3  # in flight at least: one runs, one waits, one travels
 MOST_PER_THREAD = 256
 AHEAD_S = 0.5  # in flight for as long as this, where items are short
 LOOK_S = 1.0  # how often to see which workers there are
+FIRST_LOOK_S = 0.1  # then twice as long: how short items are is soon known
 PATIENCE_S = 30.0  # without any worker before that is said; then twice as long
 
 PAUSED = 0.8  # of its memory a worker may hold; then it begins nothing more
@@ -118,7 +119,7 @@ class _Job:
         self._what, self._memory_bytes = what, memory_bytes
         self._token = uuid4().hex
         self._group = f"{verb}-{self._token}"
-        self._numbers = count()
+        self._numbers, self._parts = count(), count()
         self._task = _Task(self._token, dumps(function))
         self._done: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._pace = _Pace(client)
@@ -147,7 +148,7 @@ class _Job:
     def _send(self, items: list[Any]) -> None:
         if not items:
             return
-        keys = [(self._group, next(self._numbers)) for _ in items]
+        keys = self._keys(len(items))
         with self._reached():
             futures = self._client.map(
                 self._task, [self._dumps(item) for item in items], key=keys, pure=False
@@ -155,6 +156,18 @@ class _Job:
         for future, item in zip(futures, items, strict=True):
             self._pending[future.key] = future, item
             future.add_done_callback(self._done.put)
+
+    def _keys(self, n: int) -> list[tuple[str, int]]:
+        """Return names for ``n`` items.
+
+        Of a group of tasks that is larger than twice its threads the scheduler gives a worker one
+        more than it runs, and the next when it hears that one has ended: items that are shorter
+        than a message would wait for it. Those of small groups go out at once.
+        """
+        size = self._pace.group() or n
+        groups = [self._group if size == n else f"{self._group}-{next(self._parts)}"
+                  for _ in range(0, n, size)]  # fmt: skip
+        return [(groups[i // size], next(self._numbers)) for i in range(n)]
 
     def ended(self) -> list[Any]:
         """Wait for some to end, and return the futures of all that have."""
@@ -271,6 +284,7 @@ class _Pace:
         self._client = client
         self._n_threads = 0
         self._n_ended, self._looked_s = 0, time.monotonic()
+        self._look_s = FIRST_LOOK_S
         self._alone_s = self._looked_s
         self._patience_s = PATIENCE_S
         self._per_s = 0.0
@@ -279,7 +293,8 @@ class _Pace:
     def count(self, n: int) -> None:
         """Take note that ``n`` items have ended."""
         self._n_ended += n
-        if time.monotonic() - self._looked_s >= LOOK_S:
+        if time.monotonic() - self._looked_s >= self._look_s:
+            self._look_s = min(2 * self._look_s, LOOK_S)
             self.look()
 
     def look(self) -> None:
@@ -298,6 +313,11 @@ class _Pace:
     def wanted(self) -> int:
         """Return how many items are to be in flight."""
         return in_flight(self._n_threads, self._per_s)
+
+    def group(self) -> int:
+        """Return how many items are to be a group of tasks; 0 where that does not matter."""
+        n = 2 * max(1, self._n_threads)
+        return n if self.wanted() > PER_THREAD * n else 0
 
 
 def in_flight(n_threads: int, items_per_s: float) -> int:
