@@ -127,24 +127,6 @@ def test_what_has_no_place_is_an_error_and_leaves_nothing_behind(dtype):
     assert clean.sum() == clean[0, 0, 0] == 27
 
 
-def test_the_same_blocks_further_on():
-    rng = np.random.default_rng(5)
-    memory = rng.integers(0, 256, (2, 4, 8), np.uint8)
-    table, total = np.zeros((6, 1, 256), np.uint32), np.zeros((3, 2, 1, 256), np.uint32)
-    jobs = Jobs(table, total[0])
-    for i in range(2):
-        jobs.add(0, memory[:, 2 * i :], 0, i)
-    expected = np.zeros_like(table)
-    for step in range(3):
-        memory[:] = rng.integers(0, 256, memory.shape, np.uint8)
-        assert jobs.moved(2 * step, total[step]).run().all()
-        for i in range(2):
-            counts = [np.bincount(plane.ravel(), minlength=256) for plane in memory[:, 2 * i :]]
-            expected[2 * step : 2 * step + 2, 0] += np.array(counts, np.uint32)
-            np.testing.assert_array_equal(total[step, i, 0], sum(counts))
-    np.testing.assert_array_equal(table, expected)
-
-
 @given(st.data())
 def test_whole_planes_of_one_row_count_like_bincount(data):
     """Which some processors count by the bits of vectors, in blocks of 512 voxels."""

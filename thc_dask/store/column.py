@@ -184,7 +184,7 @@ class Column:
         c, itemsize = self._levels[j].chunk, layer.itemsize
         encoding = Encoding(self._target.codec, c, layer.dtype, code)
         if j == 0 and self._counts is not None:
-            encoding.count(self._counts.jobs(encoding.memory, layer.shape, inside))
+            encoding.count(*self._counts.addresses(inside))
         start, (step_z, step_y, _) = layer.__array_interface__["data"][0], layer.strides
         coarse = self._half(j, inside, layer.shape) if code else layer
         to, (to_z, to_y, _) = coarse.__array_interface__["data"][0], coarse.strides

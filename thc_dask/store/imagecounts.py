@@ -8,7 +8,6 @@ twice.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from itertools import product
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,7 +46,6 @@ class ImageCounts:
         """Of planes, then of chunks: as they will be written."""
         self._planes = self._numbers[:n_planes]
         self._chunks = self._numbers[n_planes:].reshape(z, y, x, 1, N_INTENSITIES)
-        self._jobs: dict[tuple[int, Vox], Jobs] = {}
 
     def add(self, row: NDArray[np.uint8], shape: Vox, inside: Vox) -> None:
         """Count chunks side by side, (chunk, z, y, x), of which ``shape`` voxels (z, y, x) exist.
@@ -62,24 +60,14 @@ class ImageCounts:
             jobs.add(0, chunk[:n_z, :n_y, : n_x - i * self._chunk[2]], inside[0], i)
         jobs.run()
 
-    def jobs(self, memory: NDArray[np.uint8], shape: Vox, inside: Vox) -> Jobs:
-        """Return what counts the chunks of ``shape`` voxels (z, y, x), row by row.
+    def addresses(self, inside: Vox) -> tuple[int, int]:
+        """Return where the counts go of planes and chunks from ``inside`` the column on.
 
-        Each is in ``memory`` when its turn comes. ``inside`` is where they begin in the column.
+        That is where a row of chunks begins; the counts of those that follow come after it.
         """
-        n_z, n_y, n_x = shape
-        _, c_y, c_x = self._chunk
-        place = tuple(p // c for p, c in zip(inside, self._chunk, strict=True))
-        rows = self._chunks[place[0], place[1] : place[1] - (-n_y // c_y)]
-        rows = rows.reshape(-1, 1, N_INTENSITIES)
-        key = memory.ctypes.data, shape  # of each thread, and few shapes: columns are of many rows
-        if key not in self._jobs:
-            jobs = Jobs(self._planes, rows)
-            corners = product(range(0, n_y, c_y), range(0, n_x, c_x))
-            for i, (y, x) in enumerate(corners):
-                jobs.add(0, memory[:n_z, : n_y - y, : n_x - x], 0, i)
-            self._jobs[key] = jobs
-        return self._jobs[key].moved(inside[0], rows)
+        z, y, _ = (p // c for p, c in zip(inside, self._chunk, strict=True))
+        planes, chunks = self._planes[inside[0]], self._chunks[z, y]
+        return planes.ctypes.data, chunks.ctypes.data
 
     def encoded(self) -> memoryview:
         """Return them as bytes: planes, then chunks."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Sequence
-from copy import copy
 from functools import cached_property
 from typing import Any
 
@@ -153,17 +152,6 @@ class Jobs:
             *_scratch.addresses, self._met.ctypes.data,
         )  # fmt: skip
         return self.met()
-
-    def moved(self, n_planes: int, total: NDArray[np.uint32]) -> Jobs:
-        """Return the same blocks ``n_planes`` further on in the table, with another ``total``."""
-        found = copy(self)
-        found._total, found._jobs = _address(total), []
-        jobs = self._all.copy()
-        jobs[:, 12] += n_planes * self._size
-        jobs[:, 13] += found._total - self._total
-        found._parts, found._all = [jobs], jobs
-        found._met = np.zeros_like(self._met)
-        return found
 
     def calls(self) -> NDArray[np.int64]:
         """Return what has each block that was asked for counted elsewhere: (block, 6).

@@ -28,6 +28,9 @@ DECODE, COUNT = 0, 1
 STEP_WIDTH = 6  # numbers that make a step
 NO_HALF = (0, 0, 0)
 HASHES = 2**16  # a bit of each
+JOB_BYTES = 512  # of what machine code writes to have a chunk counted
+COUNTS_BYTES = 4 * 256
+NOT_COUNTED = (0, 0)
 PAGE = 2**16  # room for chunks grows in such steps
 
 
@@ -139,15 +142,19 @@ class Encoding:
 
     def __init__(self, codec: Codec, chunk: Vox, dtype: np.dtype[Any], halve: int = 0) -> None:
         self._codec, self._halve = codec, halve
-        self._jobs: Jobs | None = None
+        self._counted = NOT_COUNTED
         self._bytes = chunk[0], chunk[1], chunk[2] * dtype.itemsize
         self._chunks: list[tuple[int, ...]] = []
         self.memory = scratch.array("chunk", chunk, dtype)
         """The chunk that is being made."""
 
-    def count(self, jobs: Jobs) -> None:
-        """Have blocks of ``memory`` counted, each with the chunk of its number."""
-        self._jobs = jobs
+    def count(self, planes: int, chunks: int) -> None:
+        """Have the voxels of chunks counted, which are bytes: into tables of 256 uint32 each.
+
+        ``planes`` is the address of those of the planes, ``chunks`` of those of the chunks in
+        their order.
+        """
+        self._counted = planes, chunks
 
     def add(
         self, address: int, steps: tuple[int, int], shape: tuple[int, int, int],
@@ -183,21 +190,20 @@ class Encoding:
             np.frombuffer(into, np.uint8).ctypes.data, len(into), self.most_bytes,
             *zstd.compressor(self._codec.parameters, self._codec.parameters_of_noise),
             scratch.array("hashes", (HASHES // 8,), np.dtype(np.uint8)).ctypes.data, self._halve,
-            0 if self._jobs is None else counter()[0], found.ctypes.data,
+            0 if self._counted == NOT_COUNTED else counter()[0], found.ctypes.data,
         )  # fmt: skip
         if found[-1, 0] <= 0:
             raise MemoryError("zstd could not compress a chunk")
-        if self._jobs is not None:
-            self._jobs.met()
         return found[: found[-1, 0]]
 
     @cached_property
     def _numbers(self) -> NDArray[np.int64]:
         """What machine code is told: chunks, and behind them what they have in common."""
         numbers = np.array([*self._chunks, (*self._bytes, *[0] * 7)], np.int64)
-        if self._jobs is not None:
+        if self._counted != NOT_COUNTED:
+            planes, chunks = self._counted
             _, tally, seen = counter()
-            calls = self._jobs.calls()
-            numbers[calls[:, 0], 9] = calls[:, 1]
-            numbers[-1, 3:8] = *calls[0, 3:5], tally, seen, calls[0, 5]
+            job = scratch.array("job", (JOB_BYTES,), np.dtype(np.uint8)).ctypes.data
+            numbers[:-1, 9] = chunks + COUNTS_BYTES * np.arange(len(self._chunks))
+            numbers[-1, 3:7] = planes, tally, seen, job
         return numbers

@@ -31,6 +31,8 @@ WIDTH = 6  # numbers that make a step
 CHUNK_WIDTH = 10  # numbers that say what becomes of a chunk
 WORD_BYTES = 8
 AHEAD = 8  # lines that are on their way from memory
+JOB_BYTES = 8 * 15  # of ``kernels.histogram``; behind it, which rows were met
+N_INTENSITIES = 256
 
 LANE_BYTES = 4096  # three such pieces are checked side by side
 POLYNOMIAL = 0x82F63B78  # of the crc32c, reflected
@@ -257,15 +259,19 @@ def encode(
 ) -> None:  # fmt: skip  # pragma: no cover - compiled
     """Make chunks as ``Encoding`` lists them; say of each how long it is and its checksum.
 
-    Behind the chunks stand the size of each and what all counts have in common.
+    Behind the chunks stand the size of each and what all counts have in common: the table of the
+    first plane, what is counted in, and room for a job. Each chunk says where its own counts go, or
+    0 where it is not counted.
     ``context`` is the compressor's, ``noise`` that for chunks that do not repeat themselves, or 0.
     A chunk of zeros is of no length. Behind the last stands how many were made: no chunk is begun
     that may not fit, being up to ``most`` long; -1 says that one could not be made.
     """
     common = n_chunks * CHUNK_WIDTH
     size_z, size_y, size = chunks[common + 0], chunks[common + 1], chunks[common + 2]
-    n_rows, n_columns, tally = chunks[common + 3], chunks[common + 4], chunks[common + 5]
-    seen, met = chunks[common + 6], chunks[common + 7]
+    table, tally, seen, room_of_job = (
+        chunks[common + 3], chunks[common + 4], chunks[common + 5], chunks[common + 6]
+    )  # fmt: skip
+    job: Any = numbers_at(room_of_job)
     n_bytes = size_z * size_y * size
     at = 0
     for i in range(n_chunks):
@@ -282,9 +288,14 @@ def encode(
                 memory, 1, size_z, size_y, size >> 3, chunks[c + 6], 0, chunks[c + 7], chunks[c + 8]
             )  # fmt: skip
             call(halve, given)
-        if chunks[c + 9]:
-            job = chunks[c + 9], 1, n_rows, n_columns, tally, seen, met
-            call(count, job)
+        if chunks[c + 9]:  # one row of all voxels, as ``Jobs`` writes it
+            job[0], job[1], job[2], job[3], job[4] = memory, 0, 0, 0, 0
+            job[5], job[6], job[7], job[8] = memory, 0, size_y * size, size
+            job[9], job[10], job[11] = n_z, n_y, n
+            job[12], job[13], job[14] = table, chunks[c + 9], 0
+            met = room_of_job + JOB_BYTES
+            counting = room_of_job, 1, 1, N_INTENSITIES, tally, seen, met
+            call(count, counting)
         if _is_zero(memory, n_bytes):
             found[2 * i] = 0
             continue
