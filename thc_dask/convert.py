@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,7 +31,7 @@ from thc_dask.reader import Reader, read
 from thc_dask.sources import open_reader
 from thc_dask.store import metadata, sight
 from thc_dask.store.halving import MeanOfVoxels
-from thc_dask.store.imagecounts import counts_key, gathered
+from thc_dask.store.imagecounts import Gathering, counts_key
 from thc_dask.store.layout import Level, default_chunk, default_shard, make_levels
 from thc_dask.store.location import Location, locate
 from thc_dask.store.pipeline import compile_pipeline
@@ -42,7 +41,7 @@ from thc_dask.store.root import ROOT
 from thc_dask.store.shards import Codec
 from thc_dask.store.staging import tidy
 from thc_dask.store.tables import n_files_of_all, write_table
-from thc_dask.store.target import Target
+from thc_dask.store.target import Receipt, Target, place_of
 from thc_dask.store.write import plan_waves
 from thc_dask.views import EightBit
 from thc_dask.waves import Tasks, n_bytes, n_shards, n_vox_todo, run_waves, unfinished
@@ -173,7 +172,8 @@ def carry_out(
                 compile_mean()
                 compile_pipeline()
             sight.exchange(location)
-            receipts = run_waves(tasks, progress)
+            tables = _ImageTables(job, target) if options.count else None
+            receipts = run_waves(tasks, progress, tables.add if tables else None)
             if not schedule.is_local():
                 sweep(location)  # a worker that was killed leaves what it had not finished
             if isinstance(reader, EightBit) and normalisation is not None:
@@ -181,7 +181,7 @@ def carry_out(
                 record["normalisation"] = normalisation | found
             limits = (0.0, float(np.iinfo(reader.dtype).max))
             window = _window(target, job.levels[-1])
-            more = _counts(job, target) if options.count else None
+            more = tables.write if tables else None
             publish_image(target, job.levels, receipts, record, window, limits, more)
         except FailureError as error:
             error.args = (f"{error} (--resume goes on where it stopped)",)
@@ -211,18 +211,30 @@ def _check_countable(job: _Job, reader: Reader) -> None:
         )
 
 
-def _counts(job: _Job, target: Target) -> Callable[[str], dict[str, metadata.Node]]:
-    """Return what writes the counts that the columns have left, as a table."""
-    first, grid = job.levels[0], job.levels[0].grid
-    every = list(blocks(grid.shape, first.shard))
-    columns = [(counts_key(target.receipt_key(0, first.shard_place(e))), e) for e in every]
+class _ImageTables:
+    """The table of all intensities, from what columns have left."""
 
-    def write(digest: str) -> dict[str, metadata.Node]:
-        location = job.location
-        planes, places, chunks = gathered(location, columns, first.chunk, grid.shape[0])
-        return write_table(location, grid, table_of_image(grid, digest), planes, places, chunks)
+    def __init__(self, job: _Job, target: Target) -> None:
+        self._location, self._level = job.location, job.levels[0]
+        every = blocks(self._level.grid.shape, self._level.shard)
+        places = {self._level.shard_place(extent): extent for extent in every}
+        self._columns = {
+            place: (counts_key(target.receipt_key(0, place)), extent)
+            for place, extent in places.items()
+        }
+        n_planes = self._level.grid.shape[0]
+        self._found = Gathering(self._location, self._level.chunk, n_planes)
 
-    return write
+    def add(self, receipt: Receipt) -> None:
+        """Add what a column has left, while others are being made; far away that is for later."""
+        if not self._location.far:
+            self._found.add(*self._columns[place_of(receipt)])
+
+    def write(self, digest: str) -> dict[str, metadata.Node]:
+        """Write the table of the image with that digest; return its nodes by path."""
+        self._found.add_all(self._columns.values())
+        table = table_of_image(self._level.grid, digest)
+        return write_table(self._location, self._level.grid, table, *self._found.tables())
 
 
 def _prepare(source: Any, store: str | os.PathLike[str], options: Conversion) -> _Job:

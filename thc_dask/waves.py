@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import Any
@@ -63,12 +63,17 @@ def stored_dtype(reader: Reader) -> np.dtype[Any]:
     return dtype
 
 
-def run_waves(tasks: Tasks, progress: Progress | None = None) -> list[Receipt]:
+def run_waves(
+    tasks: Tasks,
+    progress: Progress | None = None,
+    finished: Callable[[Receipt], None] | None = None,
+) -> list[Receipt]:
     """Write every wave, one after the other, and return all receipts.
 
     In threads of this process blocks share the cores and overlap; on any other scheduler each
     block is a task of its own. The shards are the same. ``progress`` hears of voxels, all waves
-    together, first before anything is done.
+    together, first before anything is done; ``finished`` of each column of the first wave that is
+    made.
     """
     kept = done = sum(n_vox_kept(wave) for wave, _ in tasks)
     total = kept + sum(n_vox_todo(wave, boxes) for wave, boxes in tasks)
@@ -83,6 +88,8 @@ def run_waves(tasks: Tasks, progress: Progress | None = None) -> list[Receipt]:
         with closing(_stream(wave, boxes)) as found:
             for receipt in found:
                 receipts.append(receipt)
+                if finished is not None and wave.levels[0].wave == 0:
+                    finished(receipt)
                 n_vox = _n_vox(wave.levels[0], receipt["place"])
                 done += n_vox
                 read_bytes += n_vox * itemsize

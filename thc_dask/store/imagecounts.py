@@ -7,7 +7,9 @@ twice.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +22,7 @@ from thc_dask.store.tableparts import Joined, Sparse, joined
 
 N_INTENSITIES = 256
 SUFFIX = ".counts"
+READS_AT_A_TIME = 64  # far away most of it is waiting
 
 
 def counts_key(receipt_key: str) -> str:
@@ -75,31 +78,49 @@ class ImageCounts:
         return self._numbers.astype("<u4", copy=False).data.cast("B")
 
 
-def gathered(
-    location: Location, columns: Iterable[tuple[str, Extent]], chunk: Vox, n_planes: int
-) -> tuple[NDArray[np.int64], NDArray[np.int64], Joined]:
-    """Return the counts of all columns, each named by where its counts lie and its extent.
+class Gathering:
+    """The counts of all columns, taken together as these are finished."""
 
-    By plane (plane, 1, intensity), then the places of all chunks (chunk, 3) and what these hold.
+    def __init__(self, location: Location, chunk: Vox, n_planes: int) -> None:
+        self._location, self._chunk = location, chunk
+        self._planes = np.zeros((n_planes, 1, N_INTENSITIES), np.int64)
+        self._parts: dict[str, tuple[NDArray[np.int64], Sparse]] = {}
 
-    Raises
-    ------
-    MissingError
-        The counts of a column are gone.
-    """
-    planes = np.zeros((n_planes, 1, N_INTENSITIES), np.int64)
-    parts = []
-    for key, extent in columns:
-        numbers = np.frombuffer(require(location, key), "<u4")
-        numbers = numbers.reshape(-1, N_INTENSITIES)
+    def add(self, key: str, extent: Extent) -> None:
+        """Add what a column has left at ``key``, if that was not done before.
+
+        Raises
+        ------
+        MissingError
+            It is gone.
+        """
+        if key not in self._parts:
+            self._add(key, extent, require(self._location, key))
+
+    def add_all(self, columns: Iterable[tuple[str, Extent]]) -> None:
+        """Add what many columns have left, read side by side."""
+        left = [column for column in columns if column[0] not in self._parts]
+        with ThreadPoolExecutor(READS_AT_A_TIME) as pool:
+            found = pool.map(lambda column: require(self._location, column[0]), left)
+            for column, data in zip(left, found, strict=True):
+                self._add(*column, data)
+
+    def tables(self) -> tuple[NDArray[np.int64], NDArray[np.int64], Joined]:
+        """Return the counts by plane (plane, 1, intensity), then of all chunks.
+
+        Those are their places (chunk, 3) and what these hold.
+        """
+        return self._planes, *joined(list(self._parts.values()), N_INTENSITIES)
+
+    def _add(self, key: str, extent: Extent, data: bytes) -> None:
+        numbers = np.frombuffer(data, "<u4").reshape(-1, N_INTENSITIES)
         n = extent.shape[0]
-        planes[extent.start[0] : extent.stop[0], 0] += numbers[:n]
-        first = [a // c for a, c in zip(extent.start, chunk, strict=True)]
-        sizes = [-(-m // c) for m, c in zip(extent.shape, chunk, strict=True)]
-        if len(numbers) != n + int(np.prod(sizes)):
-            raise MissingError(f"{location.url}/{key} is not whole; convert again")
+        sizes = [-(-m // c) for m, c in zip(extent.shape, self._chunk, strict=True)]
+        if len(numbers) != n + math.prod(sizes):
+            raise MissingError(f"{self._location.url}/{key} is not whole; convert again")
+        self._planes[extent.start[0] : extent.stop[0], 0] += numbers[:n]
+        first = [a // c for a, c in zip(extent.start, self._chunk, strict=True)]
         places = np.indices(sizes).reshape(3, -1).T + np.array(first)
         chunks = np.arange(len(places))
         counts = numbers[n:].astype(np.uint32, copy=False)
-        parts.append((places, Sparse(chunks, np.zeros_like(chunks), counts)))
-    return planes, *joined(parts, N_INTENSITIES)
+        self._parts[key] = places, Sparse(chunks, np.zeros_like(chunks), counts)
