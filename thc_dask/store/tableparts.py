@@ -6,6 +6,8 @@ megabytes while it is compressed.
 
 from __future__ import annotations
 
+import itertools
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +17,29 @@ import zstandard
 from numpy.typing import NDArray
 
 from thc_dask.store import metadata
+
+
+class _Blank(threading.local):
+    """Zeros that each thread fills and clears again: fresh memory costs more than the counts."""
+
+    def __init__(self) -> None:
+        self._memory = np.zeros(0, np.uint32)
+        self._filled = self._memory.reshape(0, 0), np.zeros(0, np.int64)
+
+    def lines(self, n: int, width: int) -> NDArray[np.uint32]:
+        """Return ``n`` lines of zeros; those that are given next may be the same memory."""
+        lines, where = self._filled
+        lines[where] = 0
+        if len(self._memory) < n * width:
+            self._memory = np.zeros(n * width, np.uint32)
+        return self._memory[: n * width].reshape(n, width)
+
+    def filled(self, lines: NDArray[np.uint32], where: NDArray[np.int64]) -> None:
+        """Say which lines are not zero any more."""
+        self._filled = lines, where
+
+
+_blank = _Blank()
 
 
 @dataclass(frozen=True)
@@ -46,16 +71,21 @@ class Joined:
     n_columns: int
 
     def dense(self, start: int, stop: int, n_rows: int) -> NDArray[np.uint32]:
-        """Return some chunks with all their rows, (chunk, row, column)."""
+        """Return some chunks with all their rows, (chunk, row, column).
+
+        The array is this thread's, until it asks for the next.
+        """
         a, b = np.searchsorted(self.chunk, (start, stop))
-        found = np.zeros((stop - start, n_rows, self.n_columns), np.uint32)
-        order = a + np.argsort(self.table[a:b], kind="stable")
-        firsts = np.flatnonzero(np.diff(self.table[order])) + 1
-        for some in np.split(order, firsts):
-            if len(some):
-                counts = self.counts[self.table[some[0]]]
-                found[self.chunk[some] - start, self.row[some]] = counts[self.held[some]]
-        return found
+        lines = _blank.lines((stop - start) * n_rows, self.n_columns)
+        where = (self.chunk[a:b] - start) * n_rows + self.row[a:b]
+        _blank.filled(lines, where)
+        order = np.argsort(self.table[a:b], kind="stable")
+        table, held, where = self.table[a:b][order], self.held[a:b][order], where[order]
+        ends = [0, *(np.flatnonzero(np.diff(table)) + 1).tolist(), len(table)]
+        for i, j in itertools.pairwise(ends):
+            if i < j:
+                lines[where[i:j]] = self.counts[table[i]][held[i:j]]
+        return lines.reshape(stop - start, n_rows, self.n_columns)
 
 
 def joined(
