@@ -401,12 +401,12 @@ class OpenShard:
     def _hold(self, wanted: Sequence[Vox]) -> None:
         """Read chunks at once, those that lie side by side as one piece."""
         entries = sorted({self.entry(place) for place in wanted} - {(ABSENT, ABSENT)})
-        ranges = list(_runs(entries))
+        runs = list(_runs(entries))
+        ranges = [(start, n) for start, n, _ in runs]
         parts = self._array.location.get_ranges(self._key, ranges) if ranges else []
-        for (start, n), part in zip(ranges, parts or [], strict=bool(parts)):
-            for offset, size in entries:
-                if start <= offset < start + n:
-                    self._held[offset, size] = part[offset - start :][:size]
+        for (start, _, some), part in zip(runs, parts or [], strict=bool(parts)):
+            for offset, size in some:
+                self._held[offset, size] = part[offset - start :][:size]
 
     @property
     def index(self) -> NDArray[np.uint64] | None:
@@ -437,12 +437,11 @@ class OpenShard:
         """Return the bytes of stored chunks; those that lie side by side are read as one piece."""
         found = {e: self._held.pop(e) for e in entries if e in self._held}
         rest = sorted(e for e in entries if e not in found)
-        for start, n in _runs(rest):
+        for start, n, some in _runs(rest):
             data = b"" if self._object is None else self._object.read(start, n)
-            for offset, size in rest:
-                if start <= offset < start + n:
-                    found[offset, size] = data[offset - start :][:size]
-        return [found[e] for e in entries]
+            for offset, size in some:
+                found[offset, size] = data[offset - start :][:size]
+        return [found.get(e, b"") for e in entries]  # of no bytes: no checksum fits
 
     def entries(self, places: NDArray[np.int64]) -> NDArray[np.uint64]:
         """Return offset and size of chunks by their places (chunk, 3), as the index has them."""
@@ -498,21 +497,22 @@ class OpenShard:
         return DataError(f"{self._array.location.url}/{self._key}: chunk {inside} {why}")
 
 
-def _runs(entries: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int]]:
-    """Yield pieces (start, size) of sorted entries (offset, size) that lie side by side.
+def _runs(
+    entries: Sequence[tuple[int, int]],
+) -> Iterator[tuple[int, int, Sequence[tuple[int, int]]]]:
+    """Yield pieces (start, size) of sorted entries (offset, size) that lie side by side, with them.
 
     >>> list(_runs([(0, 4), (4, 6), (12, 1)]))
-    [(0, 10), (12, 1)]
+    [(0, 10, [(0, 4), (4, 6)]), (12, 1, [(12, 1)])]
     """
-    start = stop = -1
-    for offset, size in entries:
-        if offset != stop:
-            if stop > start:
-                yield start, stop - start
-            start = offset
+    first = 0
+    for i, (offset, size) in enumerate(entries):
         stop = offset + size
-    if stop > start:
-        yield start, stop - start
+        if i + 1 == len(entries) or entries[i + 1][0] != stop:
+            start = entries[first][0]
+            if stop > start:
+                yield start, stop - start, entries[first : i + 1]
+            first = i + 1
 
 
 def shard_key(path: str, shard: Sequence[int]) -> str:
