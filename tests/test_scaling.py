@@ -22,7 +22,7 @@ import scaling_model  # noqa: E402
 from scaling_events import Cluster, Wave, simulate  # noqa: E402
 from scaling_model import ASSUMED, Rates, forecast, work_of  # noqa: E402
 
-RESULTS = BENCHMARKS / "results" / "2026-11-26-scaling.json"
+RESULTS = BENCHMARKS / "results" / "2026-11-27-scaling.json"
 RATES = Rates(1e7, 0.9, 1e-3, 2e-4, 1500.0, 300.0, 1e-4)
 
 
