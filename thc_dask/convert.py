@@ -226,8 +226,11 @@ class _ImageTables:
         self._found = Gathering(self._location, self._level.chunk, n_planes)
 
     def add(self, receipt: Receipt) -> None:
-        """Add what a column has left, while others are being made; far away that is for later."""
-        if not self._location.far:
+        """Add what a column of this process has left, while others are being made.
+
+        What others leave, or far away, is for later: it may take time, or is not yet to be seen.
+        """
+        if schedule.is_local() and not self._location.far:
             self._found.add(*self._columns[place_of(receipt)])
 
     def write(self, digest: str) -> dict[str, metadata.Node]:
