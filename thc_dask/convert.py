@@ -216,12 +216,10 @@ class _ImageTables:
 
     def __init__(self, job: _Job, target: Target) -> None:
         self._location, self._level = job.location, job.levels[0]
-        every = blocks(self._level.grid.shape, self._level.shard)
-        places = {self._level.shard_place(extent): extent for extent in every}
-        self._columns = {
-            place: (counts_key(target.receipt_key(0, place)), extent)
-            for place, extent in places.items()
-        }
+        self._columns = {}
+        for extent in blocks(self._level.grid.shape, self._level.shard):
+            place = self._level.shard_place(extent)
+            self._columns[place] = counts_key(target.receipt_key(0, place)), extent
         n_planes = self._level.grid.shape[0]
         self._found = Gathering(self._location, self._level.chunk, n_planes)
 

@@ -28,7 +28,7 @@ DECODE, COUNT = 0, 1
 STEP_WIDTH = 6  # numbers that make a step
 NO_HALF = (0, 0, 0)
 HASHES = 2**16  # a bit of each
-JOB_BYTES = 512  # of what machine code writes to have a chunk counted
+JOB_ROOM_BYTES = 512  # for a job of counting that machine code writes, and the rows it met
 COUNTS_BYTES = 4 * 256
 NOT_COUNTED = (0, 0)
 PAGE = 2**16  # room for chunks grows in such steps
@@ -203,7 +203,7 @@ class Encoding:
         if self._counted != NOT_COUNTED:
             planes, chunks = self._counted
             _, tally, seen = counter()
-            job = scratch.array("job", (JOB_BYTES,), np.dtype(np.uint8)).ctypes.data
+            job = scratch.array("job", (JOB_ROOM_BYTES,), np.dtype(np.uint8)).ctypes.data
             numbers[:-1, 9] = chunks + COUNTS_BYTES * np.arange(len(self._chunks))
             numbers[-1, 3:7] = planes, tally, seen, job
         return numbers
