@@ -19,6 +19,7 @@ LAYERS = [  # bottom first; names are files or folders of the package
     {"origin"},
     {"options", "placement", "pairs", "waves", "gaps"},
     {"plan", "clipping", "filling", "tallies", "renewal"},
+    {"imagetable"},
     {"convert"},
     {"labels", "count", "index"},
     {"query", "interpolate"},

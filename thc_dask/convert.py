@@ -13,7 +13,8 @@ import numpy as np
 from thc_dask import __version__, schedule
 from thc_dask.clipping import clipped
 from thc_dask.errors import FailureError, RequestError
-from thc_dask.grid import Grid, Vox, blocks, parse_spacing
+from thc_dask.grid import Grid, Vox, parse_spacing
+from thc_dask.imagetable import ImageTable
 from thc_dask.kernels.mean import compile_mean
 from thc_dask.options import MEMORY_BYTES as MEMORY_BYTES
 from thc_dask.options import Conversion, wanted
@@ -29,9 +30,8 @@ from thc_dask.plan import (
 from thc_dask.progress import Progress
 from thc_dask.reader import Reader, read
 from thc_dask.sources import open_reader
-from thc_dask.store import metadata, sight
+from thc_dask.store import sight
 from thc_dask.store.halving import MeanOfVoxels
-from thc_dask.store.imagecounts import Gathering, counts_key
 from thc_dask.store.layout import Level, default_chunk, default_shard, make_levels
 from thc_dask.store.location import Location, locate
 from thc_dask.store.pipeline import compile_pipeline
@@ -40,8 +40,8 @@ from thc_dask.store.read import Store, open_volume
 from thc_dask.store.root import ROOT
 from thc_dask.store.shards import Codec
 from thc_dask.store.staging import tidy
-from thc_dask.store.tables import n_files_of_all, write_table
-from thc_dask.store.target import Receipt, Target, place_of
+from thc_dask.store.tables import n_files_of_all
+from thc_dask.store.target import Target
 from thc_dask.store.write import plan_waves
 from thc_dask.views import EightBit
 from thc_dask.waves import Tasks, n_bytes, n_shards, n_vox_todo, run_waves, unfinished
@@ -172,8 +172,8 @@ def carry_out(
                 compile_mean()
                 compile_pipeline()
             sight.exchange(location)
-            tables = _ImageTables(job, target) if options.count else None
-            receipts = run_waves(tasks, progress, tables.add if tables else None)
+            table = ImageTable(target, job.levels[0]) if options.count else None
+            receipts = run_waves(tasks, progress, table.add if table else None)
             if not schedule.is_local():
                 sweep(location)  # a worker that was killed leaves what it had not finished
             if isinstance(reader, EightBit) and normalisation is not None:
@@ -181,7 +181,7 @@ def carry_out(
                 record["normalisation"] = normalisation | found
             limits = (0.0, float(np.iinfo(reader.dtype).max))
             window = _window(target, job.levels[-1])
-            more = tables.write if tables else None
+            more = table.write if table else None
             publish_image(target, job.levels, receipts, record, window, limits, more)
         except FailureError as error:
             error.args = (f"{error} (--resume goes on where it stopped)",)
@@ -209,33 +209,6 @@ def _check_countable(job: _Job, reader: Reader) -> None:
             f"{job.location.url} is finished, and was not counted on the way; thc count "
             f"{job.location.url} --labels image does it now"
         )
-
-
-class _ImageTables:
-    """The table of all intensities, from what columns have left."""
-
-    def __init__(self, job: _Job, target: Target) -> None:
-        self._location, self._level = job.location, job.levels[0]
-        self._columns = {}
-        for extent in blocks(self._level.grid.shape, self._level.shard):
-            place = self._level.shard_place(extent)
-            self._columns[place] = counts_key(target.receipt_key(0, place)), extent
-        n_planes = self._level.grid.shape[0]
-        self._found = Gathering(self._location, self._level.chunk, n_planes)
-
-    def add(self, receipt: Receipt) -> None:
-        """Add what a column of this process has left, while others are being made.
-
-        What others leave, or far away, is for later: it may take time, or is not yet to be seen.
-        """
-        if schedule.is_local() and not self._location.far:
-            self._found.add(*self._columns[place_of(receipt)])
-
-    def write(self, digest: str) -> dict[str, metadata.Node]:
-        """Write the table of the image with that digest; return its nodes by path."""
-        self._found.add_all(self._columns.values())
-        table = table_of_image(self._level.grid, digest)
-        return write_table(self._location, self._level.grid, table, *self._found.tables())
 
 
 def _prepare(source: Any, store: str | os.PathLike[str], options: Conversion) -> _Job:

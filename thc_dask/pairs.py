@@ -94,7 +94,7 @@ def _axis(store: Store, name: str) -> Axis:
                 f"{store.url} holds {image.dtype.name} voxels; intensities are counted in uint8: "
                 "convert the source again with --window auto, or LOW:HIGH"
             )
-        return Axis(IMAGE, "intensity", image, tuple(range(N_INTENSITIES)))
+        return _intensities(image)
     labels = store.label_set(name)
     codes = tuple(int(code) for code in labels.scheme.codes)
     return Axis(name, labels.scheme.kind, labels.array(), codes)
@@ -106,14 +106,22 @@ def make_pair(store: Store, rows: str, columns: str = IMAGE) -> Pair:
     With ``image`` as rows too it is that of all voxels together.
     """
     if rows == columns == IMAGE:
-        image = _axis(store, IMAGE)
-        every = Axis(IMAGE, "region", image.array, (0,), single=True)
-        return Pair(every, image, (store.grid.extent,))
+        return pair_of_image(_axis(store, IMAGE).array)
     known = store.label_set(rows).extents
     if columns != IMAGE:
         other = store.label_set(columns).extents
         known = [a.intersect(b) for a in known for b in other]
     return Pair(_axis(store, rows), _axis(store, columns), tuple(disjoint(known)))
+
+
+def pair_of_image(image: ArrayReader) -> Pair:
+    """Return the table of all voxels of an 8-bit image together."""
+    every = Axis(IMAGE, "region", image, (0,), single=True)
+    return Pair(every, _intensities(image), (Extent((0, 0, 0), image.shape),))
+
+
+def _intensities(image: ArrayReader) -> Axis:
+    return Axis(IMAGE, "intensity", image, tuple(range(N_INTENSITIES)))
 
 
 def table_of_image(grid: Grid, digest: str) -> Table:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import Any
@@ -13,6 +13,7 @@ from thc_dask import schedule
 from thc_dask.grid import Extent, Vox, blocks
 from thc_dask.progress import Progress, Standing, tell
 from thc_dask.reader import Reader
+from thc_dask.store.column import Counted
 from thc_dask.store.layout import Level
 from thc_dask.store.shards import shard_key
 from thc_dask.store.target import Receipt
@@ -66,14 +67,14 @@ def stored_dtype(reader: Reader) -> np.dtype[Any]:
 def run_waves(
     tasks: Tasks,
     progress: Progress | None = None,
-    finished: Callable[[Receipt], None] | None = None,
+    counted: Counted | None = None,
 ) -> list[Receipt]:
     """Write every wave, one after the other, and return all receipts.
 
     In threads of this process blocks share the cores and overlap; on any other scheduler each
     block is a task of its own. The shards are the same. ``progress`` hears of voxels, all waves
-    together, first before anything is done; ``finished`` of each column of the first wave that is
-    made.
+    together, first before anything is done; ``counted`` of the intensities of columns that are made
+    in this process, while others are being made.
     """
     kept = done = sum(n_vox_kept(wave) for wave, _ in tasks)
     total = kept + sum(n_vox_todo(wave, boxes) for wave, boxes in tasks)
@@ -85,11 +86,9 @@ def run_waves(
         itemsize = stored_dtype(wave.reader).itemsize if wave.levels[0].wave == 0 else 0
         receipts += wave.kept
         # An interrupt may come outside of the generator: whoever cleans up needs its threads ended.
-        with closing(_stream(wave, boxes)) as found:
+        with closing(_stream(wave, boxes, counted)) as found:
             for receipt in found:
                 receipts.append(receipt)
-                if finished is not None and wave.levels[0].wave == 0:
-                    finished(receipt)
                 n_vox = _n_vox(wave.levels[0], receipt["place"])
                 done += n_vox
                 read_bytes += n_vox * itemsize
@@ -105,9 +104,11 @@ def _n_vox(level: Level, place: Sequence[int] | Vox) -> int:
     return Extent((z, y, x), stop).intersect(level.grid.extent).n_vox
 
 
-def _stream(wave: Wave, boxes: Sequence[Extent]) -> Generator[Receipt, None, None]:
+def _stream(
+    wave: Wave, boxes: Sequence[Extent], counted: Counted | None
+) -> Generator[Receipt, None, None]:
     if schedule.is_local():
-        yield from wave.stream(boxes)
+        yield from wave.stream(boxes, counted)
         return
     alone = _Alone(replace(wave, threads=1, done=frozenset(), kept=()))
     first = wave.levels[0]

@@ -124,12 +124,12 @@ def test_no_column_is_taken_apart_while_it_is_committed(tmp_path, monkeypatch):
     begun, waited_for, running, taken_apart = (threading.Event() for _ in range(4))
     commit, finish, abort = Column.commit, Column.finish, Column.abort
 
-    def slow_commit(self, read=None):
+    def slow_commit(self, read=None, counted=None):
         begun.set()
         running.set()
         waited_for.wait(10)  # whoever takes columns apart waits for this one first
         running.clear()
-        return commit(self, read)
+        return commit(self, read, counted)
 
     def failing_finish(self):
         if begun.is_set() or self.place[2]:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from thc_dask.grid import Extent, Vox
-from thc_dask.store.imagecounts import ImageCounts, counts_key
+from thc_dask.store.imagecounts import ImageCounts
 from thc_dask.store.layout import Level
 from thc_dask.store.pipeline import NO_HALF, Encoding, can_encode
 from thc_dask.store.shards import ShardWriter, encode_chunk, scratch, shard_key
@@ -20,6 +19,9 @@ from thc_dask.store.target import Receipt, Target
 
 ROW_BYTES = 2**20  # chunks side by side that are made at a time: what a core's cache holds
 LANES = 8  # voxels
+
+Counted = Callable[[Extent, NDArray[np.uint32]], None]
+"""Hears of the intensities of a column, as ``ImageCounts`` has them; the array is used again."""
 
 
 @dataclass(frozen=True)
@@ -57,10 +59,12 @@ class Column:
     """The shards of one wave's levels over the same microns, while they are made."""
 
     def __init__(
-        self, target: Target, levels: Sequence[Level], extent: Extent, spare: Spare | None = None
-    ) -> None:
+        self, target: Target, levels: Sequence[Level], extent: Extent,
+        spare: Spare | None = None, spare_counts: Spare | None = None,
+    ) -> None:  # fmt: skip
         self.extent = extent
         self._spare = Spare() if spare is None else spare
+        self._spare_counts = Spare() if spare_counts is None else spare_counts
         self._target, self._levels = target, levels
         self._writers: list[ShardWriter | None] = [None] * len(levels)
         self.place = levels[0].shard_place(extent)
@@ -70,9 +74,9 @@ class Column:
             n_z, n_y, n_x = extent.level(j).shape
             layer = min(n_z, levels[j].chunk[0]), n_y, n_x
             self._coarse.append(self._spare.take(layer, target.dtype))
-        self._counts = (
-            ImageCounts(extent, levels[0].chunk) if target.counts(levels[0].wave) else None
-        )
+        self._counts: ImageCounts | None = None
+        if target.counts(levels[0].wave):
+            self._counts = ImageCounts(extent, levels[0].chunk, self._spare_counts.take)
 
     def add_layer(self, layer: NDArray[Any], z: int, y: int = 0) -> None:
         """Compress (rows of) a layer of the finest level, and what of the others is whole by that.
@@ -94,10 +98,11 @@ class Column:
             elif writer is not None:
                 writer.close()
 
-    def commit(self, read: Tally | None = None) -> Receipt:
+    def commit(self, read: Tally | None = None, counted: Counted | None = None) -> Receipt:
         """Make the shards appear, coarsest first, and return what was written.
 
-        ``read`` is what the source counted in the block that the column is part of.
+        ``read`` is what the source counted in the block that the column is part of. ``counted``
+        hears of the intensities, where these are counted; else they go with the receipt.
         """
         shards = []
         for level, writer in zip(self._levels[::-1], self._writers[::-1], strict=True):
@@ -109,12 +114,13 @@ class Column:
         receipt: Receipt = {"place": list(self.place), "shards": shards[::-1]}
         if read is not None:
             receipt["read"] = {"box": str(read.box), "counts": read.counts.tolist()}
-        # A receipt that a power cut loses is only work done twice; the shards themselves are safe.
-        key = self._target.receipt_key(self._levels[0].wave, self.place)
-        if self._counts is not None:
-            counts = self._counts.encoded()
-            self._target.location.put(counts_key(key), counts, durable=False)
-        self._target.location.put(key, json.dumps(receipt).encode(), durable=False)
+        counts = None if self._counts is None else self._counts.numbers
+        told = counts is not None and counted is not None
+        self._target.put_receipt(self._levels[0].wave, receipt, None if told else counts)
+        if counts is not None:
+            if counted is not None:
+                counted(self.extent, counts)
+            self._spare_counts.give([counts])
         return receipt
 
     def abort(self) -> None:

@@ -6,7 +6,6 @@ import json
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,8 +13,8 @@ from numpy.typing import NDArray
 
 from thc_dask.grid import Extent, Grid, Vox
 from thc_dask.reader import Reader
+from thc_dask.store import imagecounts
 from thc_dask.store.halving import Halving
-from thc_dask.store.imagecounts import counts_key
 from thc_dask.store.layout import Level
 from thc_dask.store.location import Location
 from thc_dask.store.shards import ArrayReader, Codec, scratch
@@ -50,9 +49,27 @@ class Target:
         return f"{self.prefix}{level.index}/{self.name}"
 
     def receipt_key(self, wave: int, place: Sequence[int]) -> str:
-        """Return where the receipt of a finished column lies until the pyramid is published."""
+        """Return where the receipt of a finished column lies until the pyramid is published.
+
+        It is a line of JSON; behind it stands what was counted of the column.
+        """
         name = ".".join(map(str, place))
         return f"{RECEIPTS}/{self.prefix}{self.name}/{wave}/{name}.json"
+
+    def put_receipt(
+        self, wave: int, receipt: Receipt, counts: NDArray[np.uint32] | None = None
+    ) -> None:
+        """Leave the receipt of a finished column, and what was counted of it."""
+        data = json.dumps(receipt).encode() + b"\n"
+        if counts is not None:
+            data += imagecounts.packed(counts)
+        # A receipt that a power cut loses is only work done twice; the shards themselves are safe.
+        self.location.put(self.receipt_key(wave, place_of(receipt)), data, durable=False)
+
+    def counts_of(self, place: Vox) -> NDArray[np.uint32] | None:
+        """Return what was counted of a finished column, None where its receipt does not say."""
+        data = self.location.get(self.receipt_key(0, place)) or b""
+        return imagecounts.unpacked(data.partition(b"\n")[2])
 
     def receipts(self, wave: int) -> dict[Vox, Receipt]:
         """Return the receipts that an interrupted run left, of shards that are still there."""
@@ -60,19 +77,18 @@ class Target:
         keys = [key for key in keys if key.endswith(".json")]
         # In a bucket far away, one after the other, these are hours; on a disk threads only hinder.
         with ThreadPoolExecutor(LOOKS) as pool:
-            kept = partial(self._kept, wave)
-            found = (pool.map if "://" in self.location.url else map)(kept, keys)
+            found = (pool.map if "://" in self.location.url else map)(self._kept, keys)
             return {place_of(receipt): receipt for receipt in found if receipt is not None}
 
-    def _kept(self, wave: int, key: str) -> Receipt | None:
+    def _kept(self, key: str) -> Receipt | None:
         """Return a receipt, None where a shard of it is not there as it says."""
-        data = self.location.get(key)
-        receipt: Receipt = json.loads(data) if data else {"shards": []}
+        data = self.location.get(key) or b""
+        try:
+            receipt: Receipt = json.loads(data.partition(b"\n")[0])
+        except ValueError:  # a power cut left only a part of it
+            return None
         sizes = [(s["n_bytes"], self.location.size(s["key"]) or 0) for s in receipt["shards"]]
-        whole = sizes and all(a == b for a, b in sizes)
-        if whole and self.counts(wave):
-            whole = self.location.size(counts_key(key)) is not None
-        return receipt if whole else None
+        return receipt if sizes and all(a == b for a, b in sizes) else None
 
     def counts(self, wave: int) -> bool:
         """Whether columns of a wave are counted."""

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from thc_dask.grid import Extent, Vox, blocks
 from thc_dask.reader import Reader, fill
 from thc_dask.retry import FILES, Attempts
-from thc_dask.store.column import Column, Spare, Tally
+from thc_dask.store.column import Column, Counted, Spare, Tally
 from thc_dask.store.filesink import most_open
 from thc_dask.store.layout import SLABS, Level, plan_blocks, waves
 from thc_dask.store.target import Receipt, Target, halved_reader, place_of
@@ -69,8 +69,10 @@ class Wave:
         """Write blocks of whole shards and return their receipts."""
         return list(self.stream(boxes))
 
-    def stream(self, boxes: Sequence[Extent]) -> Iterator[Receipt]:
+    def stream(self, boxes: Sequence[Extent], counted: Counted | None = None) -> Iterator[Receipt]:
         """Write blocks of whole shards; yield the receipt of each column once it is on disk.
+
+        ``counted`` hears of the intensities of each, in one thread or another.
 
         What fails for a moment only is made again: what a write loses is not known, so all columns
         that have no receipt yet.
@@ -80,7 +82,7 @@ class Wave:
         while True:
             # Waiting for the disk must not keep a core from compressing.
             with ThreadPoolExecutor(self.threads) as pool, ThreadPoolExecutor(COMMITTERS) as disk:
-                job = _Job(wave, pool, disk)
+                job = _Job(wave, pool, disk, counted)
                 failure: Exception | None = None
                 try:
                     for receipt in job.run(left):
@@ -123,10 +125,13 @@ class _Job:
     being read, so no thread waits for another. Threads take work in the order in which it is given.
     """
 
-    def __init__(self, wave: Wave, pool: ThreadPoolExecutor, disk: ThreadPoolExecutor) -> None:
-        self._wave, self._pool, self._disk = wave, pool, disk
+    def __init__(
+        self, wave: Wave, pool: ThreadPoolExecutor, disk: ThreadPoolExecutor,
+        counted: Counted | None,
+    ) -> None:  # fmt: skip
+        self._wave, self._pool, self._disk, self._counted = wave, pool, disk, counted
         self._open: dict[Vox, Column] = {}
-        self._spare = Spare()
+        self._spare, self._spare_counts = Spare(), Spare()
         self._reading: deque[_Slab] = deque()
         self._units: deque[list[Future[list[Future[Receipt]]]]] = deque()  # by slab
         self._adding: dict[Vox, Future[Any]] = {}  # who adds to columns what the last slab has
@@ -193,7 +198,7 @@ class _Job:
                 continue
             if place not in self._open:
                 self._open[place] = Column(
-                    self._wave.target, self._wave.levels, extent, self._spare
+                    self._wave.target, self._wave.levels, extent, self._spare, self._spare_counts
                 )
             found.append(self._open[place])
         return found
@@ -266,7 +271,7 @@ class _Job:
         return commits
 
     def _commit(self, column: Column, tally: Tally | None) -> Receipt:
-        receipt = column.commit(tally)
+        receipt = column.commit(tally, self._counted)
         del self._open[column.place]
         self.finished.append(receipt)
         return receipt
