@@ -33,6 +33,7 @@ BLOCK = N_BITS * VECTOR_BYTES  # voxels whose bits are eight vectors
 MOST_BLOCKS = 8  # that are counted together
 N_LOW = 3  # bits; the others tell groups of values, of which most images have few
 N_GROUPS = 2 ** (N_BITS - N_LOW)
+TOGETHER = 4  # groups whose counts fill a vector
 GROUPS = MOST_BLOCKS * N_LOW * VECTOR_BYTES  # where their vectors are, behind those of low bits
 ROOM_BYTES = GROUPS + MOST_BLOCKS * N_GROUPS * VECTOR_BYTES
 _HAS_VECTORS = bool(binding.get_host_cpu_features().get("avx512vpopcntdq"))
@@ -98,25 +99,37 @@ def _blocks(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         for g, group in enumerate(groups):
             at = _word(GROUPS + g * MOST_BLOCKS * VECTOR_BYTES)
             builder.store(group, _vector_at(builder, room, here, at), align=VECTOR_BYTES)
+    with cgutils.for_range_slice(builder, n, _word(MOST_BLOCKS), _word(1)) as (number, _):
+        here = builder.mul(number, _word(VECTOR_BYTES))
+        for g in range(N_GROUPS):  # the same code for any number of blocks
+            at = _word(GROUPS + g * MOST_BLOCKS * VECTOR_BYTES)
+            builder.store(zero, _vector_at(builder, room, here, at), align=VECTOR_BYTES)
     with cgutils.for_range(builder, _word(N_GROUPS)) as loop:
         group = builder.add(room, builder.mul(loop.index, _word(MOST_BLOCKS * VECTOR_BYTES)))
         group = builder.add(group, _word(GROUPS))
         found = cgutils.alloca_once(builder, _VECTOR)
         builder.store(zero, found)
-        with cgutils.for_range(builder, n) as block:
+        with cgutils.for_range(builder, _word(MOST_BLOCKS)) as block:
             at = builder.mul(block.index, _word(VECTOR_BYTES))
             some = builder.load(_vector_at(builder, group, at), align=VECTOR_BYTES)
             builder.store(builder.or_(builder.load(found), some), found)
         bits_of_all = ir.IntType(64 * N_BITS)
         some = builder.bitcast(builder.load(found), bits_of_all)
         with builder.if_then(builder.icmp_unsigned("!=", some, ir.Constant(bits_of_all, 0))):
-            counts = _values_of_group(builder, room, group, n)
-            line = builder.mul(loop.index, _word(4 * 2**N_LOW))
+            # Of a group without voxels the zeros of its vectors are what is put there.
+            for half, counts in enumerate(_with_bits(builder, room, group)):
+                place = _vector_at(builder, group, _word(VECTOR_BYTES * half))
+                builder.store(counts, place, align=VECTOR_BYTES)
+    with cgutils.for_range(builder, _word(N_GROUPS // TOGETHER)) as loop:
+        groups_bytes = TOGETHER * MOST_BLOCKS * VECTOR_BYTES
+        first = builder.add(room, builder.mul(loop.index, _word(groups_bytes)))
+        counts_of_all = _counts_of_groups(builder, builder.add(first, _word(GROUPS)))
+        line = builder.mul(loop.index, _word(4 * TOGETHER * 2**N_LOW))
+        for i, counts in enumerate(counts_of_all):
             for into in (table, total):
-                kind = ir.VectorType(_COUNT, N_BITS)
-                place = builder.inttoptr(builder.add(into, line), kind.as_pointer())
-                new = builder.add(builder.load(place, align=4), builder.trunc(counts, kind))
-                builder.store(new, place, align=4)
+                start = builder.add(builder.add(into, line), _word(VECTOR_BYTES * i))
+                place = builder.inttoptr(start, counts.type.as_pointer())
+                builder.store(builder.add(builder.load(place, align=4), counts), place, align=4)
     return context.get_dummy_value()
 
 
@@ -147,14 +160,17 @@ def _halves(builder: Any, group: Any, bit: Any) -> tuple[Any, Any]:
     return builder.and_(group, without), builder.and_(group, bit)
 
 
-def _values_of_group(builder: Any, room: Any, group: Any, n: Any) -> Any:
-    """Return how many voxels of a group have each value of the low bits, eight words."""
+def _with_bits(builder: Any, room: Any, group: Any) -> list[Any]:
+    """Return how many voxels of a group have at least some of the low bits.
+
+    Two vectors: a word of each has counts of 16 bits for four of the eight sets of bits.
+    """
     kind = ir.FunctionType(_VECTOR, [_VECTOR])
     ones = cgutils.get_or_insert_function(builder.module, kind, "llvm.ctpop.v8i64")
     sums = [cgutils.alloca_once(builder, _VECTOR) for _ in range(2**N_LOW)]
     for place in sums:
         builder.store(_all_words(0), place)
-    with cgutils.for_range(builder, n) as block:
+    with cgutils.for_range(builder, _word(MOST_BLOCKS)) as block:
         at = builder.mul(block.index, _word(VECTOR_BYTES))
         having = [builder.load(_vector_at(builder, group, at), align=VECTOR_BYTES)]
         low = builder.mul(block.index, _word(N_LOW * VECTOR_BYTES))
@@ -164,22 +180,50 @@ def _values_of_group(builder: Any, room: Any, group: Any, n: Any) -> Any:
             having += [builder.and_(some, bit) for some in having]
         for some, place in zip(having, sums, strict=True):
             builder.store(builder.add(builder.load(place), builder.call(ones, [some])), place)
-    # Those that have at least some bits, less those that have one more: that have just these.
     found = [builder.load(place) for place in sums]
-    for i in range(N_LOW):
-        for value in range(2**N_LOW):
-            if not value >> i & 1:
-                found[value] = builder.sub(found[value], found[value | 1 << i])
+    packed = []
+    for i in range(0, len(found), 4):  # no word of a sum is more than 64 bits of each block
+        word = found[i]
+        for k in range(1, 4):
+            word = builder.or_(word, builder.shl(found[i + k], _all_words(16 * k)))
+        packed.append(word)
+    return packed
+
+
+def _counts_of_groups(builder: Any, first: Any) -> list[Any]:
+    """Return how many voxels have each value of some groups, 16 counts a vector."""
+    found = [
+        builder.load(
+            _vector_at(builder, first, _word((MOST_BLOCKS * g + half) * VECTOR_BYTES)),
+            align=VECTOR_BYTES,
+        )
+        for g in range(TOGETHER)
+        for half in range(2)
+    ]
     # Neighbours are added, of two vectors at a time, until each word is the sum of one of them.
-    kind = ir.VectorType(_COUNT, N_BITS)
-    even, odd = (ir.Constant(kind, list(range(k, 2 * N_BITS, 2))) for k in (0, 1))
+    lanes = ir.VectorType(_COUNT, N_BITS)
+    even, odd = (ir.Constant(lanes, list(range(k, 2 * N_BITS, 2))) for k in (0, 1))
     while len(found) > 1:
         pairs = zip(found[::2], found[1::2], strict=True)
         found = [
             builder.add(*(builder.shuffle_vector(*pair, mask) for mask in (even, odd)))
             for pair in pairs
         ]
-    return found[0]
+    # Those that have at least some bits, less those that have one more: that have just these.
+    n = TOGETHER * 2**N_LOW
+    kind = ir.VectorType(ir.IntType(16), n)
+    counts = builder.bitcast(found[0], kind)
+    for i in range(N_LOW):
+        others = [n if v >> i & 1 else v | 1 << i for v in range(n)]  # n: a zero
+        mask = ir.Constant(ir.VectorType(_COUNT, n), others)
+        more = builder.shuffle_vector(counts, ir.Constant(kind, [0] * n), mask)
+        counts = builder.sub(counts, more)
+    wide = ir.VectorType(_COUNT, n // 2)
+    halves = []
+    for start in (0, n // 2):
+        mask = ir.Constant(wide, list(range(start, start + n // 2)))
+        halves.append(builder.zext(builder.shuffle_vector(counts, counts, mask), wide))
+    return halves
 
 
 @njit(inline="always", error_model="numpy")  # pragma: no cover - compiled
