@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from thc_dask.interpolate import describe as describe_interpolated
 from thc_dask.interpolate import interpolation_of
-from thc_dask.pairs import describe, make_pair
+from thc_dask.renewal import states
 from thc_dask.store.layout import Level
 from thc_dask.store.location import describe as describe_files
 from thc_dask.store.read import LabelSet, Store, store_of
-from thc_dask.store.tables import stored_digests
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -44,7 +43,7 @@ def info(volume: str | os.PathLike[str] | xr.DataTree | Store) -> dict[str, Any]
         "n_vox": grid.n_vox,
         "levels": [_level(level) for level in store.levels],
         "labels": {name: _labels(labels) for name, labels in store.label_sets.items()},
-        "tables": _tables(store),
+        "tables": states(store),
         "maps": _maps(store),
         "unsettled": store.unsettled,
         "codec": store.thc["codec"],
@@ -84,22 +83,6 @@ def _labels(labels: LabelSet) -> dict[str, Any]:
         shown = [{k: v for k, v in e.items() if k not in SHOWN} for e in facts["provenance"]]
         facts |= {"provenance": shown, "interpolated": describe_interpolated(labels)}
     return facts
-
-
-def _tables(store: Store) -> dict[str, str]:
-    """Return whether each table is of the voxels that are there now."""
-    found = {}
-    for path, node in store.nodes.items():
-        if path.startswith("counts/") and path.split("/")[2:] == ["plane"]:
-            attrs = node["attributes"]
-            names = (attrs["rows"], attrs["columns"])
-            if not {*names} - {"image"} <= set(store.label_sets):
-                found[path.split("/")[1]] = "stale: its label set is gone"
-                continue
-            table = describe(store, make_pair(store, *names))
-            fresh = stored_digests(store, table) == table.digests
-            found[table.key] = "up to date" if fresh else "stale: thc count makes it anew"
-    return found
 
 
 def _maps(store: Store) -> dict[str, str]:

@@ -18,12 +18,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from thc_dask.grid import Extent, Vox
-from thc_dask.pairs import IMAGE, Pair
+from thc_dask.pairs import IMAGE, Pair, describe, make_pair
 from thc_dask.store import witness
 from thc_dask.store.read import Store
 from thc_dask.store.tableparts import Sparse
 from thc_dask.store.tableread import read_array, read_sparse
-from thc_dask.store.tables import Table
+from thc_dask.store.tables import Table, stored_digests
 from thc_dask.store.target import RECEIPTS
 
 
@@ -158,3 +158,19 @@ def read_layers(
     number = np.cumsum(held) - 1
     sparse = Sparse(number[some.chunk[keep]], some.row[keep], some.counts[keep])
     return numbers[here], planes, places[held], sparse
+
+
+def states(store: Store) -> dict[str, str]:
+    """Return whether each table of a store is of the voxels that are there now, by its key."""
+    found = {}
+    for path, node in store.nodes.items():
+        if path.startswith("counts/") and path.split("/")[2:] == ["plane"]:
+            attrs = node["attributes"]
+            names = (attrs["rows"], attrs["columns"])
+            if not {*names} - {"image"} <= set(store.label_sets):
+                found[path.split("/")[1]] = "stale: its label set is gone"
+                continue
+            table = describe(store, make_pair(store, *names))
+            fresh = stored_digests(store, table) == table.digests
+            found[table.key] = "up to date" if fresh else "stale: thc count makes it anew"
+    return found

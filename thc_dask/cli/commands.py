@@ -114,12 +114,12 @@ def interpolate(args: Arguments) -> None:
 def count(args: Arguments) -> None:
     """Count once."""
     from thc_dask.count import write_counts
-    from thc_dask.info import info
+    from thc_dask.renewal import states
 
     names = [n for text in args.labels or [] for n in text.split(",")] or None
     with Meter("count", "shards", args.json) as meter:
         store = write_counts(args.store, names, progress=meter)
-    show({"store": store.url, "tables": info(store)["tables"]}, args.json)
+    show({"store": store.url, "tables": states(store)}, args.json)
 
 
 def histogram(args: Arguments) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from thc_dask import __version__
 from thc_dask.grid import Extent, Grid, Vox
+from thc_dask.schedule import n_threads
 from thc_dask.schemes import Scheme
 from thc_dask.store import metadata
 from thc_dask.store.location import Location
@@ -27,7 +28,7 @@ from thc_dask.store.target import RECEIPTS
 PART_NUMBERS = 2**20  # counts that are compressed together, at most
 FEW_NUMBERS = 2**18  # and at least, where cores could share them
 N_PARTS = 4
-PARTS_AT_A_TIME = 4  # where a disk is waited for: each holds megabytes that are fresh
+PARTS_AT_A_TIME = 4  # at most, of those that are fresh memory: megabytes each
 
 
 @dataclass(frozen=True)
@@ -116,23 +117,35 @@ def write_table(
     arrays = _arrays(grid, table, planes, places, chunks)
     nodes = _groups(table) | {array.path: array.node() for array in arrays}
 
-    def put(job: tuple[Parts, int]) -> dict[str, Any] | None:
-        array, start = job
-        data = array.encoded(start)
-        if data is None:
-            return None
-        location.put(array.key(start), data)
-        crc = int(google_crc32c.value(data))
-        return {"key": array.key(start), "n_bytes": len(data), "crc32c": crc}
+    # Compressing must not wait for the disk or the network.
+    n = min(n_threads(), PARTS_AT_A_TIME)
+    with ThreadPoolExecutor(PUTS_AT_A_TIME) as disk, ThreadPoolExecutor(n) as pool:
 
-    # Side by side: some are compressed while others wait for the disk or the network.
-    with ThreadPoolExecutor(PUTS_AT_A_TIME if location.far else PARTS_AT_A_TIME) as pool:
-        jobs = [(array, start) for array in arrays for start in array.starts()]
-        receipts = [receipt for receipt in pool.map(put, jobs) if receipt is not None]
-        nodes[f"{table.path}/plane"]["attributes"]["files"] = digest(receipts)
+        def make(job: tuple[Parts, int]) -> tuple[dict[str, Any], Future[None]] | None:
+            array, start = job
+            data = array.encoded(start)
+            if data is None:
+                return None
+            key, crc = array.key(start), int(google_crc32c.value(data))
+            put = disk.submit(location.put, key, data)
+            return {"key": key, "n_bytes": len(data), "crc32c": crc}, put
+
+        def put_node(path: str) -> None:
+            location.put(f"{path}/zarr.json", node_bytes(nodes, path))
+
+        made = pool.map(make, [(array, start) for array in arrays for start in array.starts()])
+        last = f"{table.path}/plane"
+        puts = [disk.submit(put_node, path) for path in nodes if path != last]
+        receipts = []
+        for receipt, put in filter(None, made):
+            receipts.append(receipt)
+            puts.append(put)
+        nodes[last]["attributes"]["files"] = digest(receipts)
         lines = "".join(f"{json.dumps(receipt)}\n" for receipt in receipts)
-        location.put(f"{RECEIPTS}/{table.path}.jsonl", lines.encode())
-        list(pool.map(lambda p: location.put(f"{p}/zarr.json", node_bytes(nodes, p)), nodes))
+        puts.append(disk.submit(location.put, f"{RECEIPTS}/{table.path}.jsonl", lines.encode()))
+        puts.append(disk.submit(put_node, last))
+        for put in puts:
+            put.result()
     return nodes
 
 
