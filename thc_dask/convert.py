@@ -280,7 +280,7 @@ def _eight_bit(job: _Job, progress: Progress | None = None) -> tuple[Reader, dic
         found = job.begun["normalisation"]
         chosen = Normalisation(Window(*found["window"]), found["chosen"], found["source_dtype"])
     else:
-        chosen = normalise(job.reader, window, job.options.memory_bytes, progress)
+        chosen = normalise(job.reader, window, progress)
     return EightBit(job.reader, chosen.window), chosen.record()
 
 

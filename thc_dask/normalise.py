@@ -16,6 +16,7 @@ from thc_dask.kernels.intensity import Window, counts_of, find_window, n_bins
 from thc_dask.progress import Progress, Standing, tell
 from thc_dask.reader import Reader, pieces
 
+TASK_VOX = 2**26  # so that what a task costs besides counting is little
 STEP = "grey levels"  # as progress calls it
 AUTO = (0.1, 99.9)
 """Percentiles of ``auto``: one voxel in a thousand is clipped at each end."""
@@ -29,9 +30,7 @@ class _Counting:
 
     def __call__(self, extent: Extent) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         parts = (countable(part) for _, part in pieces(self.reader, self.reader.unit, extent))
-        table = counts_of(parts, counted_as(self.reader.dtype))
-        filled = np.flatnonzero(table)
-        return filled, table[filled]
+        return counts_of(parts, counted_as(self.reader.dtype))
 
 
 def countable(voxels: NDArray[Any]) -> NDArray[Any]:
@@ -46,14 +45,12 @@ def counted_as(dtype: np.dtype[Any]) -> np.dtype[Any]:
     return np.dtype(np.uint16 if dtype in (np.uint8, np.uint16) else np.float32)
 
 
-def global_counts(
-    reader: Reader, memory_bytes: int, progress: Progress | None = None
-) -> NDArray[np.int64]:
+def global_counts(reader: Reader, progress: Progress | None = None) -> NDArray[np.int64]:
     """Return how many voxels of a source fall into each bin of ``kernels.intensity``; one pass."""
     itemsize, n_vox, done = reader.dtype.itemsize, reader.grid.n_vox, 0
     tell(progress, Standing(0, n_vox, read_bytes=0, step=STEP))
     table = np.zeros(n_bins(counted_as(reader.dtype)), np.int64)
-    slabs = _slabs(reader, memory_bytes)
+    slabs = _slabs(reader)
     named = "the source, voxels {}".format
     for filled, counts in schedule.run(_Counting(reader), slabs, what=named, verb="window"):
         table[filled] += counts
@@ -62,14 +59,13 @@ def global_counts(
     return table
 
 
-def _slabs(reader: Reader, memory_bytes: int) -> Iterator[Extent]:
-    """Yield boxes of whole units, so many that all threads together keep within the memory."""
+def _slabs(reader: Reader) -> Iterator[Extent]:
+    """Yield boxes of whole units, one for each task; what a task holds are pieces of them."""
     shape, unit = reader.grid.shape, reader.unit
-    most = max(1, memory_bytes // (2 * 4 * schedule.n_threads() * schedule.IN_FLIGHT_PER_WORKER))
     size = list(unit)
     for axis in (2, 1, 0):  # grow along x first: rows are what files hold
         around = int(np.prod(size)) // size[axis]
-        fit = max(1, most // (around * unit[axis])) * unit[axis]
+        fit = max(1, TASK_VOX // (around * unit[axis])) * unit[axis]
         size[axis] = min(-(-shape[axis] // unit[axis]) * unit[axis], max(size[axis], fit))
     return iter(blocks(shape, size))
 
@@ -96,9 +92,7 @@ class Normalisation:
         }
 
 
-def normalise(
-    reader: Reader, text: str, memory_bytes: int, progress: Progress | None = None
-) -> Normalisation:
+def normalise(reader: Reader, text: str, progress: Progress | None = None) -> Normalisation:
     """Return the window that ``--window`` asks for.
 
     ``LOW:HIGH`` are grey levels of the source, ``p1:p99`` percentiles of all its finite voxels,
@@ -115,7 +109,7 @@ def normalise(
         assert given is not None
         return Normalisation(Window(*given[1]), "given", reader.dtype.name)
     low, high = ends
-    counts = global_counts(reader, memory_bytes, progress)
+    counts = global_counts(reader, progress)
     window = find_window(counts, counted_as(reader.dtype), low, high)
     how = f"percentiles {low:g} and {high:g} of all finite voxels"
     return Normalisation(window, how, reader.dtype.name)

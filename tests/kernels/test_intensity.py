@@ -10,6 +10,7 @@ from thc_dask.kernels.intensity import (
     bin_edges,
     counts_of,
     find_window,
+    n_bins,
     to_uint8,
 )
 
@@ -19,22 +20,36 @@ FLOAT = np.dtype(np.float32)
 
 @given(FLOATS)
 def test_every_float_is_counted_in_the_bin_that_holds_it(block):
-    table = counts_of([block[:1], block[1:]], FLOAT)
-    assert table.sum() == block.size
+    bins, counts = counts_of([block[:1], block[1:]], FLOAT)
+    assert counts.sum() == block.size
+    assert counts.all()
+    assert (np.diff(bins) > 0).all()
     finite = np.sort(block[np.isfinite(block)].astype(np.float64))
-    filled = np.flatnonzero(table)
-    low, high = bin_edges(filled, FLOAT)
+    low, high = bin_edges(bins, FLOAT)
     real = np.isfinite(low) & np.isfinite(high)
-    assert table[filled[real]].sum() == finite.size
-    counted = np.repeat(np.stack([low[real], high[real]], axis=1), table[filled[real]], axis=0)
+    assert counts[real].sum() == finite.size
+    counted = np.repeat(np.stack([low[real], high[real]], axis=1), counts[real], axis=0)
     # Bins stand in the order of the numbers, so the sorted voxels fall into them one by one.
     assert ((counted[:, 0] <= finite) & (finite <= counted[:, 1])).all()
 
 
 @given(hnp.arrays(np.uint16, st.tuples(*[st.integers(1, 5)] * 3)))
 def test_whole_numbers_are_their_own_bins(block):
-    table = counts_of([block[..., :1], block[..., 1:]], block.dtype)
-    np.testing.assert_array_equal(table, np.bincount(block.ravel(), minlength=65536))
+    bins, counts = counts_of([block[..., :1], block[..., 1:]], block.dtype)
+    expected = np.bincount(block.ravel())
+    np.testing.assert_array_equal(bins, np.flatnonzero(expected))
+    np.testing.assert_array_equal(counts, expected[bins])
+
+
+def test_what_fails_leaves_no_counts_behind():
+    def parts():
+        yield np.float32([[[1, 2, 3]]])
+        raise OSError("went away")
+
+    with pytest.raises(OSError, match="went away"):
+        counts_of(parts(), FLOAT)
+    _, counts = counts_of([np.float32([[[5]]])], FLOAT)
+    assert counts.tolist() == [1]
 
 
 @given(FLOATS, st.floats(-100, 100, width=32), st.floats(2**-10, 100, width=32))
@@ -75,7 +90,9 @@ def test_no_more_than_asked_for_is_clipped(values, low, high):
 
 
 def test_there_must_be_a_finite_voxel():
-    table = counts_of([np.full((1, 1, 2), np.nan, np.float32)], FLOAT)
+    table = np.zeros(n_bins(FLOAT), np.int64)
+    bins, counts = counts_of([np.full((1, 1, 2), np.nan, np.float32)], FLOAT)
+    table[bins] = counts
     with pytest.raises(RequestError, match="no voxel has a finite value"):
         find_window(table, FLOAT)
 

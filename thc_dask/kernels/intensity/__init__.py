@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -40,8 +41,20 @@ def n_bins(dtype: np.dtype[Any]) -> int:
     return 1 << FLOAT_BITS if dtype == np.float32 else 1 << 16
 
 
-def counts_of(parts: Iterable[NDArray[Any]], dtype: np.dtype[Any]) -> NDArray[np.int64]:
-    """Return how many voxels fall into each bin; exact, for any range of values.
+class _Scratch(threading.local):
+    """What each thread counts floats in; zero between calls."""
+
+    def __init__(self) -> None:
+        self.by_bits = np.zeros(1 << FLOAT_BITS, np.uint32)
+
+
+_scratch = _Scratch()
+
+
+def counts_of(
+    parts: Iterable[NDArray[Any]], dtype: np.dtype[Any]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return which bins hold voxels, and how many each; exact, for any range of values.
 
     uint16 values are their own bins. float32 values go by their leading 20 bits in the order of
     the numbers, so a bin is 1/2048 of its values wide; infinities and NaN have bins of their own
@@ -57,29 +70,41 @@ def counts_of(parts: Iterable[NDArray[Any]], dtype: np.dtype[Any]) -> NDArray[np
     Returns
     -------
     numpy.ndarray
-        int64, ``n_bins(dtype)`` long.
+        int64, bins that are not empty, rising, below ``n_bins(dtype)``.
+    numpy.ndarray
+        int64, the voxels in each.
 
     Examples
     --------
-    >>> table = counts_of([np.full((1, 1, 3), 0.5, np.float32)], np.dtype(np.float32))
-    >>> low, high = bin_edges(np.flatnonzero(table), np.dtype(np.float32))
-    >>> low.tolist(), table.sum()
-    ([0.5], np.int64(3))
+    >>> bins, n = counts_of([np.full((1, 1, 3), 0.5, np.float32)], np.dtype(np.float32))
+    >>> low, high = bin_edges(bins, np.dtype(np.float32))
+    >>> low.tolist(), n.tolist()
+    ([0.5], [3])
     """
-    table = np.zeros(n_bins(dtype), np.int64)
     if dtype != np.float32:
+        table = np.zeros(n_bins(dtype), np.int64)
         for part in parts:
             table += np.bincount(part.ravel(), minlength=len(table))
-        return table
-    by_bits = np.zeros(len(table), np.uint32)
+        filled = np.flatnonzero(table)
+        return filled, table[filled]
+    by_bits = _scratch.by_bits
     count_bits = load(COMPILED)["count_bits"]
-    for part in parts:
-        voxels = np.ascontiguousarray(part, np.float32)
-        count_bits(voxels.ctypes.data, voxels.size, _SHIFT, by_bits.ctypes.data)
+    try:
+        for part in parts:
+            voxels = np.ascontiguousarray(part, np.float32)
+            count_bits(voxels.ctypes.data, voxels.size, _SHIFT, by_bits.ctypes.data)
+        filled = np.flatnonzero(by_bits)
+        counts = by_bits[filled].astype(np.int64)
+    except BaseException:
+        by_bits[...] = 0
+        raise
+    by_bits[filled] = 0
     # The bits of negative numbers come last, and backwards.
-    half = len(table) // 2
-    table[:half], table[half:] = by_bits[: half - 1 : -1], by_bits[:half]
-    return table
+    half = len(by_bits) // 2
+    first = int(np.searchsorted(filled, half))
+    negative = len(by_bits) - 1 - filled[first:][::-1]
+    bins = np.concatenate([negative, half + filled[:first]])
+    return bins, np.concatenate([counts[first:][::-1], counts[:first]])
 
 
 def bin_edges(
