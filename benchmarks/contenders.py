@@ -28,7 +28,7 @@ class Contender:
     small: bool = False
     """Takes minutes for a gigavoxel: only where it is named."""
     how: str = ""
-    """Which way of a script that knows several."""
+    """Which way of a script that knows several, or what the package's command is told besides."""
 
     @property
     def is_package(self) -> bool:
@@ -39,6 +39,7 @@ class Contender:
 CONTENDERS = {
     "convert": [
         Contender(PACKAGE),
+        Contender("thc_counting", how="--count"),
         Contender("tensorstore", "tensorstore_convert.py", "tensorstore"),
         Contender("zarr_dask", "zarr_dask_convert.py", "zarr"),
         Contender("zarr_default", "zarr_default_convert.py", "zarr", slow=True),
@@ -48,6 +49,7 @@ CONTENDERS = {
     "count": [
         Contender(PACKAGE),
         Contender("thc_in_process", "thc_count.py"),
+        Contender("thc_histogram", "thc_histogram.py"),
         Contender("tensorstore", "tensorstore_count.py", "tensorstore"),
         Contender("zarr_dask", "zarr_dask_count.py", "zarr"),
         *(
@@ -71,7 +73,7 @@ def command(contender: Contender, job: str, python: str, source: Path, output: P
             return [python, script, str(source), f"{output}.npy", "--how", contender.how]
         return [python, script, str(source), str(output), *SIZES]
     if job == "convert":
-        extra = ["--spacing", "1.17um", *SIZES, "--overwrite"]
+        extra = ["--spacing", "1.17um", *SIZES, "--overwrite", *contender.how.split()]
         return thc("convert", str(source), str(output), *extra)
     return thc("count", str(source), "--labels", "roi")
 

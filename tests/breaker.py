@@ -19,7 +19,7 @@ import numpy as np
 import tifffile
 
 SHAPE = (128, 128, 256)
-OPTIONS = ["--spacing", "1um", "--levels", "5", "--chunk", "16", "--shard", "32"]
+OPTIONS = ["--spacing", "1um", "--levels", "5", "--chunk", "16", "--shard", "32", "--count"]
 KINDS = {
     "kill": "SIGKILL of the process, which works in threads",
     "interrupt": "SIGINT (Ctrl-C) of the process, which works in threads",
@@ -124,7 +124,7 @@ def kept_of(store):
     """Return what an interrupted run may not make again: stored shards that have a receipt."""
     found = {}
     for path in Path(store).glob("thc/receipts/image/*/*.json"):
-        shards = json.loads(path.read_bytes())["shards"]
+        shards = json.loads(path.read_bytes().partition(b"\n")[0])["shards"]
         if all((store / s["key"]).exists() for s in shards if s["n_bytes"]):
             stored = (s["key"] for s in shards if s["n_bytes"])
             found |= {key: (store / key).stat().st_mtime_ns for key in stored}
