@@ -49,7 +49,6 @@ CONTENDERS = {
     "count": [
         Contender(PACKAGE),
         Contender("thc_in_process", "thc_count.py"),
-        Contender("thc_histogram", "thc_histogram.py"),
         Contender("tensorstore", "tensorstore_count.py", "tensorstore"),
         Contender("zarr_dask", "zarr_dask_count.py", "zarr"),
         *(

@@ -6,6 +6,7 @@ found stands behind the receipts of columns until all are done.
 
 from __future__ import annotations
 
+import math
 import struct
 import threading
 from collections.abc import Callable
@@ -20,6 +21,7 @@ from thc_dask.store.tableparts import Joined, Sparse, joined
 N_INTENSITIES = 256
 HEAD = struct.Struct("<IHHB")  # how many are counted, first and last intensity, bytes of a count
 _TYPES = (np.dtype("<u2"), np.dtype("<u4"))
+_COUNT_BYTES = 4
 
 Memory = Callable[[Vox, np.dtype[np.uint32]], NDArray[np.uint32]]
 """Gives an array with any content."""
@@ -71,6 +73,12 @@ class ImageCounts:
         row, (to_z, to_y, *_) = self._planes.strides[0], self._chunks.strides
         first = self._address + row * len(self._planes)
         return self._address + row * inside[0], first + to_z * z + to_y * y
+
+
+def held_bytes(shard: Vox, chunk: Vox) -> int:
+    """Return what the counts of a column take while it is made."""
+    n_chunks = math.prod(s // c for s, c in zip(shard, chunk, strict=True))
+    return (shard[0] + n_chunks) * N_INTENSITIES * _COUNT_BYTES
 
 
 def packed(numbers: NDArray[np.uint32]) -> bytes:

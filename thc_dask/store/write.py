@@ -23,6 +23,7 @@ from thc_dask.reader import Reader, fill
 from thc_dask.retry import FILES, Attempts
 from thc_dask.store.column import Column, Counted, Spare, Tally
 from thc_dask.store.filesink import most_open
+from thc_dask.store.imagecounts import held_bytes
 from thc_dask.store.layout import SLABS, Level, plan_blocks, waves
 from thc_dask.store.target import Receipt, Target, halved_reader, place_of
 
@@ -294,9 +295,10 @@ class _Job:
 
 
 def _held_bytes(target: Target, levels: Sequence[Level]) -> int:
-    """Return what the open shards of a column hold of what was compressed."""
+    """Return what a column that is being made holds: of open shards, and its counts."""
     sizes = (math.prod(level.shard) * target.dtype.itemsize for level in levels)
-    return sum(map(target.location.sink_bytes, sizes))
+    counts = held_bytes(levels[0].shard, levels[0].chunk) if target.counts(levels[0].wave) else 0
+    return sum(map(target.location.sink_bytes, sizes)) + counts
 
 
 def plan_waves(
