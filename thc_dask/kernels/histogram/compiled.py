@@ -13,6 +13,7 @@ them all; and how many voxels have which bits says how many are of each value.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -92,11 +93,8 @@ def _blocks(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         for i in range(N_LOW):
             place = _vector_at(builder, room, low, _word(VECTOR_BYTES * i))
             builder.store(bits[i], place, align=VECTOR_BYTES)
-        groups = [None]
-        for bit in reversed(bits[N_LOW:]):
-            groups = [part for group in groups for part in _halves(builder, group, bit)]
         here = builder.mul(loop.index, _word(VECTOR_BYTES))
-        for g, group in enumerate(groups):
+        for g, group in enumerate(_groups(builder, None, bits[N_LOW:])):
             at = _word(GROUPS + g * MOST_BLOCKS * VECTOR_BYTES)
             builder.store(group, _vector_at(builder, room, here, at), align=VECTOR_BYTES)
     with cgutils.for_range_slice(builder, n, _word(MOST_BLOCKS), _word(1)) as (number, _):
@@ -152,12 +150,15 @@ def _bits(builder: Any, vectors: list[Any]) -> list[Any]:
     return found
 
 
-def _halves(builder: Any, group: Any, bit: Any) -> tuple[Any, Any]:
-    """Return voxels of a group without a bit and with it."""
-    without = builder.not_(bit)
-    if group is None:
-        return without, bit
-    return builder.and_(group, without), builder.and_(group, bit)
+def _groups(builder: Any, group: Any, bits: list[Any]) -> Iterator[Any]:
+    """Yield voxels of a group by their bits, the lowest first: few vectors are held at a time."""
+    if not bits:
+        yield group
+        return
+    *lower, bit = bits
+    for having in (builder.not_(bit), bit):
+        part = having if group is None else builder.and_(group, having)
+        yield from _groups(builder, part, lower)
 
 
 def _with_bits(builder: Any, room: Any, group: Any) -> list[Any]:
