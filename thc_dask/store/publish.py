@@ -198,7 +198,6 @@ def publish_image(
     """
     attributes = {"long_name": "X-ray attenuation, grey level"}
     nodes, chunks = _level_nodes(target, levels, attributes)
-    _put_all(target.location, nodes, chunks)
     made = _keep_receipts(target, receipts)
     thc = {
         "format": metadata.FORMAT,
@@ -206,8 +205,11 @@ def publish_image(
         "codec": str(target.codec),
         "digest": made,
     }
-    if more is not None:
-        nodes |= _with_parents(target.location, more(made))
+    with ThreadPoolExecutor(1) as pool:
+        put = pool.submit(_put_all, target.location, dict(nodes), chunks)
+        if more is not None:
+            nodes |= _with_parents(target.location, more(made))
+        put.result()
     ome = {
         "version": metadata.OME,
         "multiscales": metadata.multiscales(target.name, levels, metadata.MEAN),
