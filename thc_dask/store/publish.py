@@ -25,7 +25,7 @@ from thc_dask.store.target import RECEIPTS, Receipt, Target
 
 PLAN = "thc/plan.json"
 BEGUN = "begun"  # beside receipts of single tasks, while a new label set is written
-PUTS_AT_A_TIME = 8
+FAR_PUTS, NEAR_PUTS = 8, 3  # small files written at a time: near, more threads wait for one another
 
 
 def check_place(location: Location, overwrite: bool) -> None:
@@ -131,9 +131,14 @@ def _level_nodes(
     return nodes, chunks
 
 
+def putters(location: Location) -> ThreadPoolExecutor:
+    """Return threads that write small files of a store."""
+    return ThreadPoolExecutor(FAR_PUTS if location.far else NEAR_PUTS)
+
+
 def _put_all(location: Location, nodes: dict[str, metadata.Node], chunks: dict[str, bytes]) -> None:
     # Side by side: each waits for the disk or the network, and one flush of a disk serves several.
-    with ThreadPoolExecutor(PUTS_AT_A_TIME) as pool:
+    with putters(location) as pool:
         about = {f"{path}/zarr.json": metadata.dumps(node) for path, node in nodes.items()}
         files = chunks | about
         list(pool.map(location.put, files.keys(), files.values()))

@@ -19,7 +19,7 @@ from thc_dask.schedule import n_threads
 from thc_dask.schemes import Scheme
 from thc_dask.store import metadata
 from thc_dask.store.location import Location
-from thc_dask.store.publish import PUTS_AT_A_TIME, digest
+from thc_dask.store.publish import digest, putters
 from thc_dask.store.read import Store
 from thc_dask.store.root import add_nodes, node_bytes, remove_nodes
 from thc_dask.store.tableparts import Joined, Parts, joined, whole
@@ -119,7 +119,7 @@ def write_table(
 
     # Compressing must not wait for the disk or the network.
     n = min(n_threads(), PARTS_AT_A_TIME)
-    with ThreadPoolExecutor(PUTS_AT_A_TIME) as disk, ThreadPoolExecutor(n) as pool:
+    with putters(location) as disk, ThreadPoolExecutor(n) as pool:
 
         def make(job: tuple[Parts, int]) -> tuple[dict[str, Any], Future[None]] | None:
             array, start = job

@@ -30,7 +30,9 @@ from thc_dask.store.target import Receipt, Target, halved_reader, place_of
 MOST_COMMITS = 24  # finished columns that may wait for the disk
 WAITING_BYTES = 2**27  # what these may hold, where a store takes its shards in one piece
 UNITS_PER_THREAD = 2  # tasks that a slab is compressed by
-COMMITTERS = 12  # files that are made safe at a time: one flush of the disk serves them all
+# Columns that are made safe at a time: far away most of it is waiting; near, one flush of the disk
+# serves several, and more threads wait for one another.
+FAR_COMMITS, NEAR_COMMITS = 12, 4
 
 
 @dataclass(frozen=True)
@@ -82,7 +84,8 @@ class Wave:
         wave, left, seen = self, list(boxes), set(self.done)
         while True:
             # Waiting for the disk must not keep a core from compressing.
-            with ThreadPoolExecutor(self.threads) as pool, ThreadPoolExecutor(COMMITTERS) as disk:
+            n = FAR_COMMITS if self.target.location.far else NEAR_COMMITS
+            with ThreadPoolExecutor(self.threads) as pool, ThreadPoolExecutor(n) as disk:
                 job = _Job(wave, pool, disk, counted)
                 failure: Exception | None = None
                 try:
