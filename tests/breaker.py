@@ -210,7 +210,7 @@ class Campaign:
         import zarr
 
         from thc_dask import open_volume, verify
-        from thc_dask.errors import MissingError, RequestError, UnfinishedError
+        from thc_dask.errors import MissingError, UnfinishedError
 
         if (store / "zarr.json").exists():
             assert verify(store)["problems"] == [], outcome
@@ -219,10 +219,7 @@ class Campaign:
         assert outcome["code"] != 0, outcome
         assert "Traceback" not in "".join(outcome["said"]), outcome
         for opening, errors in (
-            (
-                open_volume,
-                (UnfinishedError, MissingError, RequestError),
-            ),  # the lock alone is no store
+            (open_volume, (UnfinishedError, MissingError)),
             (lambda path: zarr.open_group(path, mode="r"), (FileNotFoundError,)),
         ):
             try:

@@ -90,6 +90,14 @@ def test_what_there_is_not_is_said(tmp_path):
         open_volume(tmp_path)
 
 
+def test_a_lock_alone_is_no_store(tmp_path):
+    """Who took it was cut off before anything was begun."""
+    (tmp_path / "v" / "thc").mkdir(parents=True)
+    (tmp_path / "v" / "thc" / "lock").touch()
+    with pytest.raises(MissingError, match=f"{tmp_path}/v does not exist; make it with: thc conv"):
+        Store(tmp_path / "v")
+
+
 def root_of(url, **thc):
     root = json.loads(locate(url).get("zarr.json"))
     root["attributes"]["thc"] |= thc

@@ -28,6 +28,11 @@ BEGUN = "begun"  # beside receipts of single tasks, while a new label set is wri
 FAR_PUTS, NEAR_PUTS = 8, 3  # small files written at a time: near, more threads wait for one another
 
 
+def is_free(location: Location) -> bool:
+    """Whether nothing is there but the lock: who took it may have been cut off before it began."""
+    return all(key == LOCK for key in location.keys(""))
+
+
 def check_place(location: Location, overwrite: bool) -> None:
     """Raise ExistsError where a store may not be begun.
 
@@ -36,7 +41,7 @@ def check_place(location: Location, overwrite: bool) -> None:
     """
     root, plan = location.get(ROOT), location.get(PLAN)
     if root is None and plan is None:
-        if any(key != LOCK for key in location.keys("")):
+        if not is_free(location):
             raise ExistsError(
                 f"{location.url} exists and is not a store, so --overwrite leaves it alone; choose "
                 "another name, or remove it yourself"

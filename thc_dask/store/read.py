@@ -17,7 +17,7 @@ from thc_dask.schemes import Scheme
 from thc_dask.store import metadata
 from thc_dask.store.layout import Level, make_levels
 from thc_dask.store.location import Location, locate
-from thc_dask.store.publish import PLAN
+from thc_dask.store.publish import PLAN, is_free
 from thc_dask.store.root import ROOT, UNSETTLED
 from thc_dask.store.shards import ArrayReader
 
@@ -71,7 +71,7 @@ class Store:
                 f"{self.url} is not finished: its conversion was interrupted; convert again with "
                 "--resume, or with --overwrite to begin anew"
             )
-        if self.location.keys(""):
+        if not is_free(self.location):
             return RequestError(
                 f"{self.url} is not a store; make one with: thc convert SOURCE STORE"
             )
