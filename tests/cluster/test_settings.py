@@ -63,8 +63,8 @@ thc_dask:
 """
 
 
-def test_profiles(profiles, monkeypatch):
-    monkeypatch.setenv("HOME", "/home/me")
+def test_profiles(profiles, monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
     file = profiles(PROFILES)
     assert settings_of("big") == Settings(
         "big", "slurm", workers=8, threads=2, memory_bytes=3 * 2**30, per_job=2, lifetime_s=3300,
@@ -74,7 +74,7 @@ def test_profiles(profiles, monkeypatch):
     assert settings_of("big:3").workers == 3
     assert (settings_of("grows").minimum, settings_of("grows").maximum) == (0, 9)
     assert settings_of("grows:2") == Settings("grows:2", "local", workers=2, source=str(file))
-    assert settings_of("far").tls == Tls("/home/me/ca", "c", "k")
+    assert settings_of("far").tls == Tls(f"{tmp_path}/ca", "c", "k")
     with pytest.raises(RequestError, match=r"or a profile big, grows, far$"):
         settings_of("small")
 
