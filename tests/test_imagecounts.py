@@ -17,6 +17,7 @@ from thc_dask.errors import RequestError, UnfinishedError
 from thc_dask.options import wanted
 from thc_dask.query import ask
 from thc_dask.sources import open_reader
+from thc_dask.store.imagecounts import packed, unpacked
 from thc_dask.store.read import Store
 
 SOURCE = "phantom:70,90,130?seed=2"
@@ -128,3 +129,17 @@ def test_a_finished_store_says_how_to_count_it():
     write_store(SOURCE, url, count=True, resume=True, **SIZES)
     node = Store(url).nodes["counts/image/plane"]["attributes"]
     assert json.loads(json.dumps(node))["rows"] == "image"
+
+
+@given(st.data())
+def test_counts_behind_a_receipt_come_back_or_are_known_to_be_cut_off(data):
+    n = data.draw(st.integers(1, 4))
+    first = data.draw(st.integers(0, 255))
+    last = data.draw(st.integers(first, 255))
+    most = data.draw(st.sampled_from([1, 65535, 65536, 2**32 - 1]))
+    numbers = np.zeros((n, 1, 256), np.uint32)
+    numbers[:, :, first : last + 1] = np.random.default_rng(n).integers(0, most, endpoint=True)
+    numbers[0, 0, first] = most
+    written = packed(numbers)
+    np.testing.assert_array_equal(unpacked(written), numbers)
+    assert unpacked(written[: data.draw(st.integers(0, len(written) - 1))]) is None

@@ -115,8 +115,8 @@ class Column:
         if read is not None:
             receipt["read"] = {"box": str(read.box), "counts": read.counts.tolist()}
         counts = None if self._counts is None else self._counts.numbers
-        told = counts is not None and counted is not None
-        self._target.put_receipt(self._levels[0].wave, receipt, None if told else counts)
+        wave = self._levels[0].wave
+        self._target.put_receipt(wave, receipt, counts if counted is None else None)
         if counts is not None:
             if counted is not None:
                 counted(self.extent, counts)
