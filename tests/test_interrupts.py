@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 import threading
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -105,3 +106,77 @@ def test_what_imports_make_of_an_interrupt_is_an_interrupt(monkeypatch, capsys):
     with pytest.raises(ImportError, match="of today"):
         cli.run(["info", "s"])
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+STRUCK = """
+import signal, sys
+from thc_dask import schedule
+from thc_dask.cli import interrupts
+
+def strike(frame, event, arg):
+    global seen
+    seen += 1
+    if seen == moment:
+        sys.setprofile(None)
+        interrupts._raise(signal.SIGINT, frame)
+
+signal.signal(signal.SIGINT, signal.default_int_handler)
+interrupts.LATER_S = 0.0005
+moment, raised = 0, 0
+while True:
+    moment, seen = moment + 1, 0
+    try:
+        with interrupts.raised():
+            sys.setprofile(strike)
+            found = sorted(schedule.run(abs, range(12)))
+            sys.setprofile(None)
+    except KeyboardInterrupt:
+        raised += 1
+    else:
+        break  # there are no more moments
+assert found == list(range(12)) and raised == moment - 1, (found, raised, moment)
+print(raised)
+"""
+
+
+def test_at_whatever_moment_it_comes_work_ends():
+    """Behind the taking of a lock, as a thread is started, before each call and after it."""
+    done = subprocess.run(
+        [sys.executable, "-c", STRUCK], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) > 100
+
+
+STUCK = """
+import threading
+from thc_dask.cli import commands, main
+
+def stuck(args):
+    lock = threading.Condition(threading.Lock())
+    with lock:
+        print("waiting", flush=True)
+        with lock:  # for good, as a fault of whatever library might have it
+            pass
+
+commands.info = stuck
+main(["info", "s"])
+"""
+
+
+def test_what_hears_of_none_ends_too():
+    with subprocess.Popen(
+        [sys.executable, "-c", HEARING + STUCK],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as running:
+        assert running.stdout.readline() == "waiting\n"
+        for _ in range(100):  # one after the other, as an impatient user does
+            running.send_signal(signal.SIGINT)
+            with suppress(subprocess.TimeoutExpired):
+                running.wait(timeout=0.1)
+                break
+        running.kill()
+        out, err = running.communicate()
+    assert (running.returncode, out, err) == (130, "", "thc: interrupted\n")

@@ -11,14 +11,25 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import time
+from _thread import start_new_thread
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from types import FrameType
 from typing import Any
 
 LATER_S = 0.01
+MOST = 2  # interrupts that are raised; one more ends the process at once
+LOCKS = {"threading", "concurrent", "queue", "logging", "weakref", "importlib"}
+"""Packages whose functions take locks that other threads need."""
+TAKES = {"acquire", "release", "__enter__", "__exit__"}
+"""What functions that take and give back locks are called anywhere."""
 SAID = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
 
 _came: signal.Signals | None = None
+_times = 0
+_put_off = False  # one that came is to come once more
+_again = False  # and is on its way
 
 
 def leave_at_once() -> None:
@@ -30,8 +41,8 @@ def leave_at_once() -> None:
 @contextmanager
 def raised() -> Iterator[None]:
     """Within, work is done: an interrupt is raised, so that what was begun is put away."""
-    global _came
-    _came = None
+    global _came, _times, _put_off, _again
+    _came, _times, _put_off, _again = None, 0, False, False
     before: dict[signal.Signals, Any] = {}
     with suppress(ValueError):  # not the main thread, which alone hears signals
         for number in _heard():
@@ -42,15 +53,16 @@ def raised() -> Iterator[None]:
         if not isinstance(found.exc_value, KeyboardInterrupt):
             hook(found)
             return
-        # The interrupt came where nothing can be raised. It has to come once more, later: this is
-        # such a place too.
-        from threading import Timer
-
-        Timer(LATER_S, os.kill, (os.getpid(), _came or signal.SIGINT)).start()
+        # The interrupt came where nothing can be raised; this is such a place too.
+        _put_it_off(_came or signal.SIGINT)
 
     sys.unraisablehook = again
     try:
-        yield
+        try:
+            yield
+        finally:
+            while _put_off:
+                time.sleep(LATER_S)
     finally:
         sys.unraisablehook = hook
         for number, handler in before.items():
@@ -84,7 +96,52 @@ def _leave(number: int, _: Any) -> None:
     os._exit(exit_code(found))
 
 
-def _raise(number: int, _: Any) -> None:
-    global _came
+def _raise(number: int, frame: FrameType | None) -> None:
+    global _came, _times, _put_off, _again
     _came = signal.Signals(number)
+    if _again:
+        _put_off = _again = False
+    else:
+        _times += 1
+    if _times > MOST:
+        _leave(number, frame)
+    if _among_locks(frame):
+        _put_it_off(_came)
+        return
     raise KeyboardInterrupt
+
+
+def _among_locks(frame: FrameType | None) -> bool:
+    """Return whether an exception here may leave a lock taken, or a thread that nobody knows of."""
+    if frame is None or not (_locks(frame) or frame.f_code.co_name in TAKES):
+        return False
+    if frame.f_code.co_qualname != "Condition.wait":
+        return True
+    # Where something may be long in coming nothing is held, but for a thread that is being started.
+    inner: FrameType | None = frame
+    while inner is not None and _locks(inner):
+        if inner.f_code.co_qualname == "Thread.start":
+            return True
+        inner = inner.f_back
+    return False
+
+
+def _locks(frame: FrameType) -> bool:
+    name: str = frame.f_globals.get("__name__", "")
+    return name.partition(".")[0] in LOCKS
+
+
+def _put_it_off(number: signal.Signals) -> None:
+    """Have an interrupt come once more, a little later."""
+    global _put_off
+    if not _put_off:
+        _put_off = True
+        # Not threading.Thread: what was interrupted may hold the lock that it takes.
+        start_new_thread(_come_again, (number,))
+
+
+def _come_again(number: signal.Signals) -> None:
+    global _again
+    time.sleep(LATER_S)
+    _again = True
+    os.kill(os.getpid(), number)

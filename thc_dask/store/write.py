@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Collection, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
@@ -140,7 +140,6 @@ class _Job:
         self._units: deque[list[Future[list[Future[Receipt]]]]] = deque()  # by slab
         self._adding: dict[Vox, Future[Any]] = {}  # who adds to columns what the last slab has
         self._commits: list[Future[Receipt]] = []
-        self._committing: set[Future[Receipt]] = set()  # whoever began them, also if that failed
         self.finished: list[Receipt] = []
         """Receipts of all columns that are on disk, asked for or not."""
         self._buffers = deque(np.empty(0, wave.reader.dtype) for _ in range(SLABS))
@@ -208,17 +207,10 @@ class _Job:
         return found
 
     def abort(self) -> None:
-        units = [unit for units in self._units for unit in units]
-        reads = [part for slab in self._reading for part in slab.parts]
-        begun: list[Future[Any]] = [*reads, *units]
-        for future in begun:
-            future.cancel()
-        wait(begun)
+        """Give up what has not begun, wait for what runs, and throw away what is open."""
+        self._pool.shutdown(cancel_futures=True)
         # No column may be taken apart while it is being committed: files would appear hollow.
-        commits = list(self._committing)
-        for commit in commits:
-            commit.cancel()
-        wait(commits)
+        self._disk.shutdown(cancel_futures=True)
         for column in self._open.values():
             column.abort()
 
@@ -268,10 +260,7 @@ class _Job:
                 column.add_layer(part[a : a + step], top + a, row)
             if here.stop == whole.stop:
                 column.finish()
-                commit = self._disk.submit(self._commit, column, tally)
-                self._committing.add(commit)
-                commit.add_done_callback(self._committing.discard)
-                commits.append(commit)
+                commits.append(self._disk.submit(self._commit, column, tally))
         return commits
 
     def _commit(self, column: Column, tally: Tally | None) -> Receipt:
@@ -292,9 +281,7 @@ class _Job:
             yield self._next()
 
     def _next(self) -> Receipt:
-        receipt = self._commits[0].result()
-        del self._commits[0]  # not before: an interrupt must find what is still being written
-        return receipt
+        return self._commits.pop(0).result()
 
 
 def _held_bytes(target: Target, levels: Sequence[Level]) -> int:
