@@ -1,7 +1,7 @@
-import concurrent.futures
 import errno
 import threading
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from typing import ClassVar
 
 import fsspec
@@ -142,15 +142,16 @@ def test_no_column_is_taken_apart_while_it_is_committed(tmp_path, monkeypatch):
             taken_apart.set()
         abort(self)
 
-    def wait_for(futures):
-        if running.is_set() and any(future.running() for future in futures):
-            waited_for.set()
-        return concurrent.futures.wait(futures)
+    class Pool(ThreadPoolExecutor):
+        def shutdown(self, *args, **options):
+            if running.is_set() and any(t.name.startswith("thc-commit") for t in self._threads):
+                waited_for.set()
+            super().shutdown(*args, **options)
 
     monkeypatch.setattr(Column, "commit", slow_commit)
     monkeypatch.setattr(Column, "finish", failing_finish)
     monkeypatch.setattr(Column, "abort", seen_abort)
-    monkeypatch.setattr("thc_dask.store.write.wait", wait_for)
+    monkeypatch.setattr("thc_dask.store.write.ThreadPoolExecutor", Pool)
     monkeypatch.setattr("thc_dask.store.write.UNITS_PER_THREAD", 1)
     monkeypatch.setattr("thc_dask.schedule.n_threads", lambda: 1)
     image = np.random.default_rng(0).integers(0, 256, (16, 16, 64), np.uint8)
@@ -158,6 +159,31 @@ def test_no_column_is_taken_apart_while_it_is_committed(tmp_path, monkeypatch):
         write_store(source(image), tmp_path / "v", chunk=(8, 8, 8), shard=(16, 16, 16), levels=2)
     assert begun.is_set()
     assert not taken_apart.is_set()
+
+
+def test_closed_shards_that_wait_for_the_disk_hold_no_memory(tmp_path, monkeypatch):
+    lock, closed, held, all_closed = threading.Lock(), [], [], threading.Event()
+    commit, finish = Column.commit, Column.finish
+
+    def late_commit(self, read=None, counted=None):
+        assert all_closed.wait(60)
+        return commit(self, read, counted)
+
+    def seen_finish(self):
+        finish(self)
+        with lock:
+            closed.append(self)
+        if len(closed) == 16:
+            held.extend(column._coarse for column in closed)
+            held.extend(w._sink._buffer for column in closed for w in column._writers if w)
+            all_closed.set()
+
+    monkeypatch.setattr(Column, "commit", late_commit)
+    monkeypatch.setattr(Column, "finish", seen_finish)
+    image = np.random.default_rng(0).integers(0, 256, (32, 32, 64), np.uint8)
+    write_store(source(image), tmp_path / "v", chunk=(8, 8, 8), shard=(16, 16, 16), levels=2)
+    assert len(held) == 16 * 3
+    assert not any(held)
 
 
 def test_a_folder_and_a_url_hold_the_same_bytes(tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -37,6 +38,7 @@ class Spare:
 
     def __init__(self) -> None:
         self._free: list[NDArray[Any]] = []  # in one piece each, of any length
+        self._lock = Lock()  # columns are begun and finished side by side
 
     def take(self, shape: Vox, dtype: np.dtype[Any]) -> NDArray[Any]:
         """Return an array with the content of before; every voxel of it will be written.
@@ -45,14 +47,16 @@ class Spare:
         """
         line = -(-shape[2] // LANES) * LANES
         n = shape[0] * shape[1] * line
-        free = sorted((piece.size, i) for i, piece in enumerate(self._free))
-        fits = [i for size, i in free if size >= n]
-        piece = self._free.pop(fits[0]) if fits else np.empty(n, dtype)
+        with self._lock:
+            free = sorted((piece.size, i) for i, piece in enumerate(self._free))
+            fits = [i for size, i in free if size >= n]
+            piece = self._free.pop(fits[0]) if fits else np.empty(n, dtype)
         return piece[:n].reshape(*shape[:2], line)[:, :, : shape[2]]
 
     def give(self, arrays: Sequence[NDArray[Any]]) -> None:
         """Take arrays back."""
-        self._free += [array.base for array in arrays if array.base is not None]
+        with self._lock:
+            self._free += [array.base for array in arrays if array.base is not None]
 
 
 class Column:
@@ -68,15 +72,8 @@ class Column:
         self._target, self._levels = target, levels
         self._writers: list[ShardWriter | None] = [None] * len(levels)
         self.place = levels[0].shard_place(extent)
-        # Of each coarser level no more than the layer of chunks that is being made.
-        self._coarse = []
-        for j in range(1, len(levels)):
-            n_z, n_y, n_x = extent.level(j).shape
-            layer = min(n_z, levels[j].chunk[0]), n_y, n_x
-            self._coarse.append(self._spare.take(layer, target.dtype))
+        self._coarse: list[NDArray[Any]] = []
         self._counts: ImageCounts | None = None
-        if target.counts(levels[0].wave):
-            self._counts = ImageCounts(extent, levels[0].chunk, self._spare_counts.take)
 
     def add_layer(self, layer: NDArray[Any], z: int, y: int = 0) -> None:
         """Compress (rows of) a layer of the finest level, and what of the others is whole by that.
@@ -85,6 +82,8 @@ class Column:
 
         ``z`` and ``y`` count from the column's first voxel.
         """
+        if not (z or y):
+            self._begin()
         self._add(0, layer, z, y)
 
     def finish(self) -> None:
@@ -128,6 +127,17 @@ class Column:
         for writer in self._writers:
             if writer is not None:
                 writer.abort()
+
+    def _begin(self) -> None:
+        """Take memory: not before, since a column is known of long before its first layer."""
+        # Of each coarser level no more than the layer of chunks that is being made.
+        for j in range(1, len(self._levels)):
+            n_z, n_y, n_x = self.extent.level(j).shape
+            layer = min(n_z, self._levels[j].chunk[0]), n_y, n_x
+            self._coarse.append(self._spare.take(layer, self._target.dtype))
+        if self._target.counts(self._levels[0].wave):
+            chunk = self._levels[0].chunk
+            self._counts = ImageCounts(self.extent, chunk, self._spare_counts.take)
 
     def _add(self, j: int, layer: NDArray[Any], z: int, top: int = 0) -> None:
         """Halve a layer of a level and compress its chunks; it begins at ``z`` and ``top``.

@@ -161,8 +161,9 @@ class ShardWriter:
         return self._size == 0
 
     def close(self) -> None:
-        """Write the index; no chunk can be added after that."""
+        """Write the index; no chunk can be added after that, and no buffer is held any longer."""
         self._write(self._index.tobytes())
+        self._sink.close()  # many closed shards may wait until they are made safe
 
     def commit(self) -> dict[str, int]:
         """Make the closed shard appear, return its receipt."""

@@ -85,7 +85,10 @@ class Wave:
         while True:
             # Waiting for the disk must not keep a core from compressing.
             n = FAR_COMMITS if self.target.location.far else NEAR_COMMITS
-            with ThreadPoolExecutor(self.threads) as pool, ThreadPoolExecutor(n) as disk:
+            with (
+                ThreadPoolExecutor(self.threads) as pool,
+                ThreadPoolExecutor(n, "thc-commit") as disk,
+            ):
                 job = _Job(wave, pool, disk, counted)
                 failure: Exception | None = None
                 try:
