@@ -22,6 +22,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal, overload
 
+from numpy.typing import NDArray
+
 from thc_dask.native.image import Image, OtherCodeError
 
 Function = Callable[..., None]
@@ -56,9 +58,21 @@ def load(module: str) -> dict[str, Function]:
     return functions
 
 
+@cache
+def address(module: str, name: str) -> int:
+    """Return where the code of a function of ``load`` lies, for machine code that calls it."""
+    return address_of(load(module)[name])
+
+
 def address_of(function: Function) -> int:
-    """Return where the code of a function lies, for machine code that calls it."""
+    """Return where the code of a C function lies."""
     return int(ctypes.cast(function, ctypes.c_void_p).value or 0)  # type: ignore[arg-type]
+
+
+def start_of(array: NDArray[Any]) -> int:
+    """Return where the memory of an array begins, in a third of the time of ``ctypes.data``."""
+    address: int = array.__array_interface__["data"][0]
+    return address
 
 
 def ready(module: str) -> dict[str, Function] | None:

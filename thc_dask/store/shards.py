@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import struct
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from thc_dask.store.pipeline import Encoding
 
 ABSENT = 2**64 - 1
+ENTRY = struct.Struct("<QQ")  # of the index: where a chunk begins, and its bytes
 CRC_BYTES = 4
 CRC_RESIDUE = 0x48674BC7
 
@@ -111,15 +113,13 @@ class ShardWriter:
 
     def __init__(self, sink: Sink, chunks: Vox, codec: Codec) -> None:
         self._sink, self._chunks, self._codec = sink, chunks, codec
-        self._index = np.full((math.prod(chunks), 2), ABSENT, "<u8")
+        self._index = bytearray(ENTRY.pack(ABSENT, ABSENT) * math.prod(chunks))
         self._size = 0
         self._checksums = bytearray()
 
     def append(self, place: Vox, data: bytes) -> None:
         """Add a compressed chunk with its place in the shard (z, y, x)."""
-        _, n_y, n_x = self._chunks
-        z, y, x = place
-        self._index[(z * n_y + y) * n_x + x] = self._size, len(data) + CRC_BYTES
+        self._enter(place, len(data) + CRC_BYTES)
         self._write(data)
 
     def encode(self, encoding: Encoding, places: Sequence[Vox]) -> None:
@@ -138,18 +138,20 @@ class ShardWriter:
 
     def _note(self, places: Sequence[Vox], found: NDArray[np.int64]) -> int:
         """Note what ``Encoding.run`` has made; return how many bytes that is."""
-        there = found[:, 0] > 0
-        stored = found[there, 0] + CRC_BYTES
-        if not len(stored):
-            return 0
+        # One by one: numpy takes longer for the few that are made at a time.
+        before = self._size
+        for place, (n_bytes, crc) in zip(places, found.tolist(), strict=True):
+            if n_bytes:
+                self._enter(place, n_bytes + CRC_BYTES)
+                self._checksums += crc.to_bytes(CRC_BYTES, "little")
+                self._size += n_bytes + CRC_BYTES
+        return self._size - before
+
+    def _enter(self, place: Vox, n_bytes: int) -> None:
+        """Say in the index where the next chunk is."""
         _, n_y, n_x = self._chunks
-        z, y, x = np.array(places).T
-        where = ((z * n_y + y) * n_x + x)[there]
-        ends = np.cumsum(stored)
-        self._index[where, 0], self._index[where, 1] = self._size + ends - stored, stored
-        self._checksums += found[there, 1].astype("<u4").tobytes()
-        self._size += int(ends[-1])
-        return int(ends[-1])
+        z, y, x = place
+        ENTRY.pack_into(self._index, ENTRY.size * ((z * n_y + y) * n_x + x), self._size, n_bytes)
 
     def pause(self) -> None:
         """Hold as little as possible until chunks are added again."""
@@ -162,7 +164,7 @@ class ShardWriter:
 
     def close(self) -> None:
         """Write the index; no chunk can be added after that, and no buffer is held any longer."""
-        self._write(self._index.tobytes())
+        self._write(bytes(self._index))
         self._sink.close()  # many closed shards may wait until they are made safe
 
     def commit(self) -> dict[str, int]:

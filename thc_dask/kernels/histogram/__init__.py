@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from thc_dask.native import address_of, load
+from thc_dask.native import address, load, start_of
 
 COMPILED = "thc_dask.kernels.histogram.compiled"
 TALLY = (4, 256)  # of each row: four take turns
@@ -125,7 +125,7 @@ class Jobs:
                     found[id(block)] = block, 0
                 else:
                     self._blocks.append(block)
-                    found[id(block)] = -1, _address(block)
+                    found[id(block)] = -1, start_of(block)
         values, addresses = np.array([found[id(b)] for b in blocks], np.int64).T
         return values, addresses
 
@@ -167,7 +167,7 @@ class Jobs:
         firsts = ends[:-1]
         found = np.empty((len(firsts), 6), np.int64)
         found[:, 0] = numbers[firsts]
-        found[:, 1] = _address(self._all) + firsts * self._all.strides[0]
+        found[:, 1] = start_of(self._all) + firsts * self._all.strides[0]
         found[:, 2] = ends[1:] - firsts
         found[:, 3:] = self._n_rows, self._n_columns, self._met.ctypes.data
         return found
@@ -191,7 +191,7 @@ class Jobs:
 
 def counter() -> tuple[int, int, int]:
     """Return the address of ``count_bytes``, and of what it counts in for this thread."""
-    return address_of(load(COMPILED)["count_bytes"]), *_scratch.addresses
+    return address(COMPILED, "count_bytes"), *_scratch.addresses
 
 
 def joint_counts(
@@ -275,10 +275,5 @@ def _side_by_side(block: NDArray[Any]) -> NDArray[Any]:
 
 def _place(block: NDArray[Any]) -> tuple[int, int, int, int]:
     """Return an address that is a whole word before a block, where from there, and strides."""
-    address = _address(block)
-    return address & ~7, address & 7, block.strides[0], block.strides[1]
-
-
-def _address(block: NDArray[Any]) -> int:
-    address: int = block.__array_interface__["data"][0]  # a third of the time of block.ctypes.data
-    return address
+    start = start_of(block)
+    return start & ~7, start & 7, block.strides[0], block.strides[1]

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from thc_dask.native import address_of, load, ready
+from thc_dask.native import address, load, ready
 
 COMPILED = "thc_dask.kernels.mean.compiled"
 WORD_BYTES = 8
@@ -95,7 +95,7 @@ def compile_mean() -> None:
 def mean_code(dtype: np.dtype[Any]) -> int:
     """Return the address of the machine code for a type, 0 where there is none yet."""
     functions = ready(COMPILED) if dtype in _WORDS else None
-    return 0 if functions is None else address_of(functions[dtype.name])
+    return 0 if functions is None else address(COMPILED, dtype.name)
 
 
 def _mean_compiled(src: NDArray[Any], dst: NDArray[Any]) -> bool:

@@ -19,13 +19,14 @@ from numpy.typing import NDArray
 
 from thc_dask.grid import Vox
 from thc_dask.kernels.histogram import Jobs, counter
-from thc_dask.native import address_of, load, ready
+from thc_dask.native import address_of, load, ready, start_of
 from thc_dask.store import zstd
 from thc_dask.store.shards import Codec, OpenShard, scratch
 
 COMPILED = "thc_dask.store.pipeline.compiled"
 DECODE, COUNT = 0, 1
 STEP_WIDTH = 6  # numbers that make a step
+BYTE = np.dtype(np.uint8)
 NO_HALF = (0, 0, 0)
 HASHES = 2**16  # a bit of each
 JOB_ROOM_BYTES = 512  # for a job of counting that machine code writes, and the rows it met
@@ -116,7 +117,7 @@ class Decoding:
         steps = np.concatenate(self._steps)
         steps = steps[np.argsort(steps[:, 0], kind="stable"), 1:].copy()
         failed = np.zeros(1, np.int64)
-        stored = scratch.array("stored", (-(-self._longest // PAGE) * PAGE,), np.dtype(np.uint8))
+        stored = scratch.array("stored", (-(-self._longest // PAGE) * PAGE,), BYTE)
         load(COMPILED)["decode"](
             steps.ctypes.data, len(steps), *zstd.literals(), *zstd.decompressor(), _pread(),
             stored.ctypes.data, *counter(), failed.ctypes.data,
@@ -175,7 +176,7 @@ class Encoding:
     def memory_for_all(self) -> memoryview:
         """Return memory of this thread that holds them all."""
         n = len(self._chunks) * self.most_bytes
-        return scratch.array("encoded", (n,), np.dtype(np.uint8)).data
+        return scratch.array("encoded", (n,), BYTE).data
 
     def run(self, into: memoryview, first: int = 0) -> NDArray[np.int64]:
         """Make chunks from ``first`` on, as many as there is room for ``most_bytes`` each.
@@ -186,11 +187,11 @@ class Encoding:
         chunks = self._numbers
         found = np.zeros((len(chunks) - first, 2), np.int64)  # the last one says how many
         load(COMPILED)["encode"](
-            chunks[first:].ctypes.data, len(found) - 1, self.memory.ctypes.data,
-            np.frombuffer(into, np.uint8).ctypes.data, len(into), self.most_bytes,
+            start_of(chunks[first:]), len(found) - 1, start_of(self.memory),
+            start_of(np.frombuffer(into, np.uint8)), len(into), self.most_bytes,
             *zstd.compressor(self._codec.parameters, self._codec.parameters_of_noise),
-            scratch.array("hashes", (HASHES // 8,), np.dtype(np.uint8)).ctypes.data, self._halve,
-            0 if self._counted == NOT_COUNTED else counter()[0], found.ctypes.data,
+            start_of(scratch.array("hashes", (HASHES // 8,), BYTE)), self._halve,
+            0 if self._counted == NOT_COUNTED else counter()[0], start_of(found),
         )  # fmt: skip
         if found[-1, 0] <= 0:
             raise MemoryError("zstd could not compress a chunk")
@@ -203,7 +204,7 @@ class Encoding:
         if self._counted != NOT_COUNTED:
             planes, chunks = self._counted
             _, tally, seen = counter()
-            job = scratch.array("job", (JOB_ROOM_BYTES,), np.dtype(np.uint8)).ctypes.data
+            job = start_of(scratch.array("job", (JOB_ROOM_BYTES,), BYTE))
             numbers[:-1, 9] = chunks + COUNTS_BYTES * np.arange(len(self._chunks))
             numbers[-1, 3:7] = planes, tally, seen, job
         return numbers

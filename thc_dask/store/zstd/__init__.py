@@ -15,7 +15,7 @@ import numpy as np
 import zstandard
 from numpy.typing import NDArray
 
-from thc_dask.native import address_of, load
+from thc_dask.native import address
 
 COMPILED = "thc_dask.store.zstd.compiled"
 ROOM_BYTES = 16384  # of memory that decoding literals takes
@@ -43,6 +43,7 @@ class _Contexts(threading.local):
         self.literals: NDArray[np.int64] | None = None
         self.decode: Any = None
         self.encode: dict[Parameters, Any] = {}
+        self.compressors: dict[tuple[Parameters, ...], tuple[int, ...]] = {}
         self.package: dict[Parameters, zstandard.ZstdCompressor] = {}
 
 
@@ -58,7 +59,7 @@ def literals() -> tuple[int, int]:
     """Return the address of what decodes large frames of literals alone, and of its memory."""
     if _contexts.literals is None:
         _contexts.literals = np.empty(ROOM_BYTES // 8, np.int64)
-    return address_of(load(COMPILED)["decompress"]), _contexts.literals.ctypes.data
+    return address(COMPILED, "decompress"), _contexts.literals.ctypes.data
 
 
 def decompressor() -> tuple[int, int]:
@@ -75,9 +76,12 @@ def compressor(*parameters: Parameters) -> tuple[int, ...]:
     These are pairs of a name, as in ``ZSTD_c_windowLog`` without the first part, and a number.
     Where there are none, the context is 0.
     """
-    ffi, lib = _binding()
-    contexts = (_address(_context(some)) if some else 0 for some in parameters)
-    return _address(ffi.addressof(lib, "ZSTD_compress2")), *contexts
+    if parameters not in _contexts.compressors:
+        ffi, lib = _binding()
+        contexts = (_address(_context(some)) if some else 0 for some in parameters)
+        function = _address(ffi.addressof(lib, "ZSTD_compress2"))
+        _contexts.compressors[parameters] = function, *contexts
+    return _contexts.compressors[parameters]
 
 
 def compress(parameters: Parameters, data: memoryview) -> bytes:
