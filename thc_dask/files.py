@@ -8,8 +8,7 @@ from __future__ import annotations
 import json
 import os
 import stat
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any, NamedTuple
@@ -60,22 +59,35 @@ def look_at(path: str | os.PathLike[str], what: str) -> File:
     return File(os.path.abspath(name), found.st_size, found.st_mtime_ns)
 
 
-@contextmanager
-def opened(file: File) -> Iterator[int]:
-    """Open a file to read, after a look whether it is still the same; yield its descriptor."""
-    try:
-        fd = os.open(file.path, os.O_RDONLY)
-    except OSError as error:
-        raise DataError(f"{file.path} was there at opening, now: {error.strerror}") from error
-    try:
-        found = os.fstat(fd)
-        if (found.st_size, found.st_mtime_ns) != file[1:]:
-            raise DataError(f"{file.path} has changed since it was opened; open it again")
-        yield fd
-    except OSError as error:
-        raise DataError(f"cannot read {file.path}: {error.strerror or error}") from error
-    finally:
-        os.close(fd)
+class opened:
+    """Open a file to read, after a look whether it is still the same; yield its descriptor.
+
+    Not a generator: that would take as long as to open the file.
+    """
+
+    def __init__(self, file: File) -> None:
+        self._file, self._fd = file, -1
+
+    def __enter__(self) -> int:
+        path = self._file.path
+        try:
+            self._fd = os.open(path, os.O_RDONLY)
+        except OSError as error:
+            raise DataError(f"{path} was there at opening, now: {error.strerror}") from error
+        try:
+            found = os.fstat(self._fd)
+            if (found.st_size, found.st_mtime_ns) != self._file[1:]:
+                raise DataError(f"{path} has changed since it was opened; open it again")
+        except BaseException as error:
+            self.__exit__(type(error), error, None)
+            raise
+        return self._fd
+
+    def __exit__(self, kind: Any, error: BaseException | None, _: Any) -> None:
+        os.close(self._fd)
+        if isinstance(error, OSError):
+            path = self._file.path
+            raise DataError(f"cannot read {path}: {error.strerror or error}") from error
 
 
 def using(file: File, action: Callable[[int], None]) -> None:

@@ -73,6 +73,7 @@ class Column:
         self._writers: list[ShardWriter | None] = [None] * len(levels)
         self.place = levels[0].shard_place(extent)
         self._coarse: list[NDArray[Any]] = []
+        self._can_encode, self._halving = False, 0
         self._counts: ImageCounts | None = None
 
     def add_layer(self, layer: NDArray[Any], z: int, y: int = 0) -> None:
@@ -130,6 +131,8 @@ class Column:
 
     def _begin(self) -> None:
         """Take memory: not before, since a column is known of long before its first layer."""
+        self._can_encode = can_encode()
+        self._halving = self._target.halving.code(self._target.dtype) if self._can_encode else 0
         # Of each coarser level no more than the layer of chunks that is being made.
         for j in range(1, len(self._levels)):
             n_z, n_y, n_x = self.extent.level(j).shape
@@ -188,12 +191,12 @@ class Column:
 
         None where chunks are not made by machine code.
         """
-        if not can_encode() or layer.strides[2] != layer.itemsize:
+        if not self._can_encode or layer.strides[2] != layer.itemsize:
             return None
         if j + 1 == len(self._levels):
             return 0
-        odd = any(n % 2 for n in self._levels[j].chunk) or self._levels[j].chunk[2] % LANES
-        return None if odd else self._target.halving.code(layer.dtype) or None
+        z, y, x = self._levels[j].chunk
+        return None if z % 2 or y % 2 or x % LANES else self._halving or None
 
     def _encode(self, j: int, layer: NDArray[Any], inside: Vox, code: int) -> None:
         """Halve and compress rows of chunks, which begin at ``inside``, by machine code."""

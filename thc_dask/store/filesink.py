@@ -260,11 +260,9 @@ class FileSink:
 
     def _write(self, padded: int, n: int) -> None:
         """Give the buffer to the disk, ``n`` bytes of it data; earlier errors are raised here."""
-        with writing(str(self._path)):
-            done = [future for future in self._pending if future.done()]
-            self._pending = [future for future in self._pending if future not in done]
-            for future in done:
-                future.result()
+        while self._pending and self._pending[0].done():
+            with writing(str(self._path)):
+                self._pending.pop(0).result()
         assert self._buffer is not None
         self._pending.append(_buffers.write(self._opened, self._buffer, padded, self._size))
         self._buffer, self._filled, self._size = None, 0, self._size + n
