@@ -149,15 +149,20 @@ def test_at_whatever_moment_it_comes_work_ends():
 
 
 STUCK = """
-import threading
+import sys, threading, time
 from thc_dask.cli import commands, main
 
 def stuck(args):
     lock = threading.Condition(threading.Lock())
-    with lock:
-        print("waiting", flush=True)
-        with lock:  # for good, as a fault of whatever library might have it
-            pass
+    lock.acquire()
+    threading.Thread(target=tell, args=(threading.get_ident(),), daemon=True).start()
+    with lock:  # for good, as a fault of whatever library might have it
+        pass
+
+def tell(who):
+    while sys._current_frames()[who].f_code.co_qualname != "Condition.__enter__":
+        time.sleep(0.001)  # before that an interrupt would be raised
+    print("waiting", flush=True)
 
 commands.info = stuck
 main(["info", "s"])
