@@ -148,6 +148,31 @@ def test_at_whatever_moment_it_comes_work_ends():
     assert int(done.stdout) > 100
 
 
+def test_one_that_comes_while_another_is_dealt_with():
+    """That other one may have come behind the taking of a lock."""
+    taken = []
+
+    def acquire():
+        signal.raise_signal(signal.SIGINT)
+        taken.append("a lock")
+
+    def strike(frame, event, arg):
+        if frame.f_code is interrupts._among_locks.__code__:
+            sys.setprofile(None)
+            interrupts._raise(signal.SIGINT, frame)
+
+    def struck():
+        with interrupts.raised():
+            sys.setprofile(strike)
+            acquire()
+            threading.Event().wait(60)  # which an interrupt ends
+
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    with pytest.raises(KeyboardInterrupt):
+        struck()
+    assert taken == ["a lock"]
+
+
 STUCK = """
 import sys, threading, time
 from thc_dask.cli import commands, main

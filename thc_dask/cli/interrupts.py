@@ -26,7 +26,7 @@ TAKES = {"acquire", "release", "__enter__", "__exit__"}
 """What functions that take and give back locks are called anywhere."""
 SAID = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
 
-_came: signal.Signals | None = None
+_came: int | None = None
 _times = 0
 _put_off = False  # one that came is to come once more
 _again = False  # and is on its way
@@ -77,7 +77,7 @@ def leave_with(code: int) -> None:
 
 def came() -> signal.Signals | None:
     """Return what interrupted the work, if anything did."""
-    return _came
+    return None if _came is None else signal.Signals(_came)
 
 
 def exit_code(number: signal.Signals) -> int:
@@ -98,17 +98,23 @@ def _leave(number: int, _: Any) -> None:
 
 def _raise(number: int, frame: FrameType | None) -> None:
     global _came, _times, _put_off, _again
-    _came = signal.Signals(number)
+    _came = number
     if _again:
         _put_off = _again = False
     else:
         _times += 1
     if _times > MOST:
         _leave(number, frame)
-    if _among_locks(frame):
-        _put_it_off(_came)
+    if _within(frame) or _among_locks(frame):
+        _put_it_off(number)
         return
     raise KeyboardInterrupt
+
+
+def _within(frame: FrameType | None) -> bool:
+    """Return whether an interrupt is being dealt with: where that one came is not looked at."""
+    wanted = raised.__wrapped__.__code__  # type: ignore[attr-defined]
+    return frame is not None and frame.f_globals is globals() and frame.f_code is not wanted
 
 
 def _among_locks(frame: FrameType | None) -> bool:
@@ -131,7 +137,7 @@ def _locks(frame: FrameType) -> bool:
     return name.partition(".")[0] in LOCKS
 
 
-def _put_it_off(number: signal.Signals) -> None:
+def _put_it_off(number: int) -> None:
     """Have an interrupt come once more, a little later."""
     global _put_off
     if not _put_off:
@@ -140,7 +146,7 @@ def _put_it_off(number: signal.Signals) -> None:
         start_new_thread(_come_again, (number,))
 
 
-def _come_again(number: signal.Signals) -> None:
+def _come_again(number: int) -> None:
     global _again
     time.sleep(LATER_S)
     _again = True
