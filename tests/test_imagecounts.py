@@ -1,6 +1,7 @@
 """Counts of the image alone, taken while it is converted, or later."""
 
 import json
+from unittest.mock import Mock
 
 import dask
 import numpy as np
@@ -68,6 +69,18 @@ def test_what_was_cut_off_goes_on_counting(tmp_path, counted_before):
         Store(store)
     write_store(SOURCE, store, count=True, resume=True, **SIZES)
     assert read_files(store) == read_files(whole)
+
+
+def test_what_was_cut_off_may_end_without_a_table(tmp_path, monkeypatch):
+    store, plain = tmp_path / "a.ome.zarr", tmp_path / "b.ome.zarr"
+    write_store(SOURCE, plain, **SIZES)
+    with monkeypatch.context() as patch:
+        patch.setattr("thc_dask.store.publish.put_root", Mock(side_effect=OSError("power cut")))
+        with pytest.raises(OSError, match="power cut"):
+            write_store(SOURCE, store, count=True, **SIZES)
+    assert (store / "counts/image").is_dir()
+    write_store(SOURCE, store, resume=True, **SIZES)
+    assert read_files(store) == read_files(plain)
 
 
 @pytest.mark.parametrize("shape", ["70,90,130", "1,20,300", "16,16,16"])

@@ -11,8 +11,9 @@ from tests.assertions import read_files
 from tests.strategies import Failing
 from thc_dask import convert, open_volume, verify
 from thc_dask.convert import write_store
-from thc_dask.errors import ExistsError, RequestError, UnfinishedError
+from thc_dask.errors import ExistsError, MissingError, RequestError, UnfinishedError
 from thc_dask.sources import open_reader
+from thc_dask.store import publish
 from thc_dask.store.location import locate
 
 SOURCE = "phantom:100,120,300?seed=2"
@@ -63,6 +64,35 @@ def test_killed_processes_leave_what_can_be_resumed(tmp_path, undisturbed, after
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     assert read_files(store) == undisturbed
     assert verify(store)["whole"]
+
+
+def test_what_ended_while_its_plan_was_written_has_not_begun(tmp_path, undisturbed):
+    for options in ({}, {"resume": True}, {"overwrite": True}):
+        store = tmp_path / f"{len(list(tmp_path.iterdir()))}.ome.zarr"
+        (store / "thc").mkdir(parents=True)
+        (store / "thc/plan.json.0a1b2c3d.partial").write_text('{"soft')
+        with pytest.raises(MissingError):
+            open_volume(store)
+        write_store(SOURCE, store, **options, **SIZES)
+        assert read_files(store) == undisturbed
+
+
+def test_what_was_to_be_overwritten_and_is_half_gone_is_gone_on_with(tmp_path, undisturbed):
+    store = tmp_path / "v.ome.zarr"
+    write_store("phantom:64,64,128", store, **SIZES)
+    removed, location = [], locate(store)
+
+    def delete(key):
+        removed.append(key)
+        raise OSError("power cut")
+
+    location.delete = delete
+    with pytest.raises(OSError, match="power cut"):
+        publish.begin(location, {"of": "the new one"}, overwrite=True)
+    assert removed
+    assert not (store / "zarr.json").exists()
+    write_store(SOURCE, store, resume=True, **SIZES)
+    assert read_files(store) == undisturbed
 
 
 def test_a_finished_store_has_nothing_to_resume(tmp_path, undisturbed):

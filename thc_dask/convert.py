@@ -41,7 +41,7 @@ from thc_dask.store.root import ROOT
 from thc_dask.store.shards import Codec
 from thc_dask.store.staging import tidy
 from thc_dask.store.tables import n_files_of_all
-from thc_dask.store.target import Target
+from thc_dask.store.target import RECEIPTS, Target
 from thc_dask.store.write import plan_waves
 from thc_dask.views import EightBit
 from thc_dask.waves import Tasks, n_bytes, n_shards, n_vox_todo, run_waves, unfinished
@@ -50,7 +50,8 @@ if TYPE_CHECKING:
     import xarray as xr
 
 LARGE_VOX = 2**29  # such a volume repays compiling the mean
-COUNTS = f"counts/{IMAGE}"
+TABLES = "counts"
+COUNTS = f"{TABLES}/{IMAGE}"
 
 
 @dataclass(frozen=True)
@@ -149,7 +150,7 @@ def carry_out(
     """Write the store as ``convert`` does and return what that came to."""
     started = time.monotonic()
     job = _prepare(source, store, options)
-    location, begun, record = job.location, job.begun, job.record
+    location, begun, record, options = job.location, job.begun, job.record, job.options
     if begun is None:
         check_place(location, options.overwrite)
     reader, normalisation = _eight_bit(job, progress)
@@ -166,6 +167,8 @@ def carry_out(
             begin(location, {**record, "plan": asdict(plan)}, options.overwrite)
         else:
             sweep(location)
+            for place in (TABLES, f"{RECEIPTS}/{TABLES}"):
+                location.delete(place)  # they come last, and may not be wanted any more
             tasks = unfinished(tasks)
         try:
             if reader.grid.n_vox >= LARGE_VOX:
@@ -228,8 +231,10 @@ def _prepare(source: Any, store: str | os.PathLike[str], options: Conversion) ->
         "layout": _layout(reader.grid, len(levels), chunk, shard),
     }
     begun = interrupted(location) if options.resume else None
-    if begun is not None:
+    if begun:
         _same(location.url, begun, record)
+    elif begun is not None:  # what is there was being removed
+        begun, options = None, replace(options, overwrite=True)
     return _Job(location, reader, levels, options, record, begun)
 
 

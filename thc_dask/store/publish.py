@@ -29,8 +29,14 @@ FAR_PUTS, NEAR_PUTS = 8, 3  # small files written at a time: near, more threads 
 
 
 def is_free(location: Location) -> bool:
-    """Whether nothing is there but the lock: who took it may have been cut off before it began."""
-    return all(key == LOCK for key in location.keys(""))
+    """Whether nothing is there but the lock: who took it may have been cut off before it began.
+
+    Or while it wrote the plan: that is not there yet, but the file that was to become it.
+    """
+    return all(
+        key == LOCK or (key.startswith(f"{PLAN}.") and key.endswith(PARTIAL))
+        for key in location.keys("")
+    )
 
 
 def check_place(location: Location, overwrite: bool) -> None:
@@ -92,7 +98,8 @@ def sweep(location: Location) -> None:
 def interrupted(location: Location) -> dict[str, Any] | None:
     """Return the plan of the conversion that began here, finished or not; None if none did.
 
-    Of a finished store it is what its root says of its making.
+    Of a finished store it is what its root says of its making; where a store was to be overwritten
+    and that broke off before the new plan was there, it is empty.
     """
     data = location.get(ROOT)
     if data is not None:
