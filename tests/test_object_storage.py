@@ -137,11 +137,11 @@ COMMANDS = {
 }
 REQUESTS = {
     "convert": {"GET": 16, "LIST": 4, "POST": 3, "PUT": 56},
-    "labels": {"GET": 16, "HEAD": 3, "LIST": 6, "POST": 3, "PUT": 58},
-    "count": {"GET": 26, "HEAD": 3, "LIST": 5, "POST": 2, "PUT": 31},
+    "labels": {"GET": 16, "LIST": 3, "POST": 3, "PUT": 58},
+    "count": {"GET": 26, "LIST": 2, "POST": 3, "PUT": 32},
     "histogram": {"GET": 7},
     "histogram of a box": {"GET": 11},
-    "verify": {"GET": 158, "HEAD": 93, "LIST": 5},
+    "verify": {"GET": 158, "HEAD": 90, "LIST": 2},
 }
 
 

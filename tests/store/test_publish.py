@@ -19,6 +19,7 @@ from thc_dask.convert import write_store
 from thc_dask.count import write_counts
 from thc_dask.errors import ExistsError, MissingError, UnfinishedError, WriteError
 from thc_dask.labels import write_labels
+from thc_dask.maps import maps
 from thc_dask.reader import read
 from thc_dask.schemes import Label, Scheme
 from thc_dask.store.location import locate
@@ -255,6 +256,34 @@ def test_a_new_label_set_that_was_cut_off_is_known_and_swept_up():
         if states[-1] == "old":
             assert read_files(url) == before
     assert in_turn(states) == ["old", "new"]
+
+
+def map_means(url):
+    maps(url, "image", cell_um=2, keep=True)
+
+
+@pytest.mark.parametrize("change", [write_counts, map_means])
+@pytest.mark.parametrize("again", [False, True], ids=["first", "again"])
+def test_tables_and_maps_that_were_cut_off_are_known_and_swept_up(change, again):
+    def prepare(url):
+        convert_old(url)
+        add_first(url)
+        if again:
+            change(url)
+            add_more(url)
+
+    top, states = ("counts", "maps")[change is map_means], []
+    for url, _ in cuts(prepare, change, power_goes=True):
+        states.append("there" if any(p.startswith(f"{top}/") for p in Store(url).nodes) else "none")
+        if len(states) % 4 and states[-2:-1] == states[-1:]:
+            continue  # the rest takes time
+        assert verify(url, spot_checks=0)["unknown"] == []
+        mended = verify(url, repair=True, spot_checks=0)
+        assert (mended["whole"], mended["left_over"], mended["unknown"]) == (True, [], [])
+        if states[-1] == "none":
+            left = {key for key in read_files(url) if f"{top}/" in key}
+            assert left <= {f"{top}/zarr.json"}  # a group that the root still names
+    assert in_turn(states) in (["none", "there"], ["there", "none", "there"])
 
 
 def test_tables_cut_off_anywhere_are_right_or_not_there(tmp_path):

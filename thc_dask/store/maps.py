@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 from thc_dask import __version__
 from thc_dask.grid import AXES, Grid
 from thc_dask.store import metadata
+from thc_dask.store.additions import adding
 from thc_dask.store.layout import Level
 from thc_dask.store.publish import digest
 from thc_dask.store.read import Store
-from thc_dask.store.root import add_nodes, node_bytes, remove_nodes
+from thc_dask.store.root import add_nodes, node_bytes
 from thc_dask.store.target import RECEIPTS
 
 CHUNK = 64  # cells a side that are compressed together
@@ -40,10 +41,6 @@ def keep_map(
         What it is of, ready for JSON: ``digests`` among it.
     """
     path = f"maps/{name}"
-    if path in store.nodes:
-        remove_nodes(store.location, store.root_bytes, path)
-        store = Store(store.location)
-    store.location.delete(path)
     nodes, files = _contents(path, name, values, grid)
     receipts = [
         {"key": key, "n_bytes": len(data), "crc32c": int(google_crc32c.value(data))}
@@ -60,18 +57,13 @@ def keep_map(
     thc = {"software": f"thc_dask {__version__}", **record, "files": digest(receipts)}
     nodes[path] = metadata.group({"ome": ome, "thc": thc})
     lines = "".join(f"{json.dumps(receipt)}\n" for receipt in receipts)
-    try:
+    with adding(store, path) as store:
         for key, data in files.items():
             store.location.put(key, data)
         store.location.put(f"{RECEIPTS}/{path}.jsonl", lines.encode())
         for node in sorted(nodes, key=lambda p: -p.count("/")):
             store.location.put(f"{node}/zarr.json", node_bytes(nodes, node))
         add_nodes(store.location, store.root_bytes, nodes)
-    except BaseException:
-        if path not in Store(store.location).nodes:
-            store.location.delete(path)
-            store.location.delete(f"{RECEIPTS}/{path}.jsonl")
-        raise
     return Store(store.location)
 
 

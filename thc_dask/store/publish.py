@@ -24,7 +24,7 @@ from thc_dask.store.root import ROOT, node_bytes, put_root, sealed
 from thc_dask.store.target import RECEIPTS, Receipt, Target
 
 PLAN = "thc/plan.json"
-BEGUN = "begun"  # beside receipts of single tasks, while a new label set is written
+BEGUN = "begun"  # among receipts, while a new label set, table or map is written
 FAR_PUTS, NEAR_PUTS = 8, 3  # small files written at a time: near, more threads wait for one another
 
 

@@ -17,6 +17,7 @@ import google_crc32c
 
 from thc_dask.errors import DataError, WriteError
 from thc_dask.store import metadata
+from thc_dask.store.additions import cut_off
 from thc_dask.store.filesink import PARTIAL
 from thc_dask.store.location import Buffer, Location, Ranges, Sink, ranges_of
 from thc_dask.store.publish import PLAN
@@ -244,11 +245,12 @@ def leftovers(location: Location, root: bytes, alone: bool = True) -> list[str]:
     What another process may be writing at this moment does not look different; unless we are
     ``alone`` it is left out: what lies aside, and new label sets.
     """
+    keys, nodes, top = location.keys("thc/"), nodes_of(root), f"{RECEIPTS}/labels"
     found = [PLAN, *([STAGED] if alone else []), f"{RECEIPTS}/image"]
-    found = [key for key in found if location.size(key) is not None or location.keys(f"{key}/")]
-    nodes, top = nodes_of(root), f"{RECEIPTS}/labels"
+    found = [f for f in found if any(key == f or key.startswith(f"{f}/") for key in keys)]
+    found += cut_off(keys, nodes) if alone else []
     # Receipts of single tasks, and that they were begun; those of whole sets are not so deep.
-    parts = (key.removeprefix(f"{top}/").split("/") for key in location.keys(f"{top}/"))
+    parts = (key.removeprefix(f"{top}/").split("/") for key in keys if key.startswith(f"{top}/"))
     for name in sorted({part[0] for part in parts if len(part) > 2}):
         is_new = f"labels/{name}" not in nodes
         if is_new and alone:

@@ -18,10 +18,11 @@ from thc_dask.grid import Extent, Grid, Vox
 from thc_dask.schedule import n_threads
 from thc_dask.schemes import Scheme
 from thc_dask.store import metadata
+from thc_dask.store.additions import adding
 from thc_dask.store.location import Location
 from thc_dask.store.publish import digest, putters
 from thc_dask.store.read import Store
-from thc_dask.store.root import add_nodes, node_bytes, remove_nodes
+from thc_dask.store.root import add_nodes, node_bytes
 from thc_dask.store.tableparts import Joined, Parts, joined, whole
 from thc_dask.store.target import RECEIPTS
 
@@ -92,17 +93,9 @@ def keep(
     ``planes`` is (plane, row, column) for all planes of the volume; ``places`` (chunk, 3) are the
     chunks that ``chunks`` counts.
     """
-    if table.path in store.nodes:
-        remove_nodes(store.location, store.root_bytes, table.path)
-        store = Store(store.location)
-    store.location.delete(table.path)
-    try:
+    with adding(store, table.path) as store:
         nodes = write_table(store.location, store.grid, table, planes, places, chunks)
         add_nodes(store.location, store.root_bytes, nodes)
-    except BaseException:
-        if table.path not in Store(store.location).nodes:
-            store.location.delete(table.path)
-        raise
     return Store(store.location)
 
 
