@@ -43,8 +43,8 @@ class Books:
     def at(self, key: str) -> dict[str, Any] | None:
         """Return the receipts of a book by the key of what they are of."""
         if key not in self._read:
-            found, problem = self._books[key].read(self._store.location)
-            self._read[key] = None if problem else {line["key"]: line for line in found}
+            found, lost = self._books[key].read(self._store.location)
+            self._read[key] = None if lost else {line["key"]: line for line in found}
         return self._read[key]
 
 

@@ -26,7 +26,7 @@ from thc_dask.store import witness
 from thc_dask.store.consistency import Problem
 from thc_dask.store.halving import MeanOfVoxels, ModeOfKnown
 from thc_dask.store.location import Location, locate
-from thc_dask.store.publish import small_files, sweep
+from thc_dask.store.publish import digest, small_files, sweep
 from thc_dask.store.read import Store
 from thc_dask.store.root import ROOT, ROOT_COPY
 from thc_dask.store.shards import ArrayReader, Codec
@@ -303,7 +303,7 @@ def _write_receipts(location: Location, store: Store, name: str | None, book: st
         for key in location.keys(f"{target.path(level)}/c")
     ]
     wanted = next(b for b in witness.books(store) if b.key == book)
-    if witness.digest(found, wanted.meaning) != wanted.digest:
+    if digest(found, wanted.meaning) != wanted.digest:
         raise DataError(
             f"{location.url}/{book}: the receipts are damaged and the shards are not all as they "
             "were; what is broken cannot be told: convert or label again"

@@ -15,11 +15,13 @@ from thc_dask.errors import MissingError, RequestError, UnfinishedError
 from thc_dask.grid import Extent, Grid, Vox
 from thc_dask.schemes import Scheme
 from thc_dask.store import metadata
+from thc_dask.store.books import Book
 from thc_dask.store.layout import Level, make_levels
 from thc_dask.store.location import Location, locate
 from thc_dask.store.publish import PLAN, is_free
 from thc_dask.store.root import ROOT, UNSETTLED
 from thc_dask.store.shards import ArrayReader
+from thc_dask.store.target import RECEIPTS
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -116,9 +118,27 @@ class Store:
         """Return a reader of the voxels at ``path`` of that level."""
         node, geometry = self.nodes[path], self.levels[level]
         dtype = np.dtype(node["data_type"])
+        parts = path.split("/")
+        named = Named(self.location, "/".join(parts[:2]) if parts[2:] else "image")
         return ArrayReader(
-            self.location, path, geometry.grid.shape, geometry.chunk, geometry.shard, dtype
+            self.location, path, geometry.grid.shape, geometry.chunk, geometry.shard, dtype, named
         )
+
+    def book(self, what: str) -> Book:
+        """Return where the receipts of ``image``, a label set, a table or a map are.
+
+        All but the image by their groups: ``labels/roi``, ``counts/roi``, ``maps/image_mean``.
+        """
+        place = f"{RECEIPTS}/{what}"
+        if what == "image":
+            return Book(f"{place}.jsonl", self.digest)
+        if what.startswith("labels/"):
+            labels = self.label_sets[what.removeprefix("labels/")]
+            meaning = {"scheme": labels.thc["scheme"], "extents": labels.thc["extents"]}
+            return Book(f"{place}/{labels.name}.jsonl", labels.digest, meaning)
+        if what.startswith("counts/"):
+            return Book(f"{place}.jsonl", self.nodes[f"{what}/plane"]["attributes"]["files"])
+        return Book(f"{place}.jsonl", self.nodes[what]["attributes"]["thc"]["files"])
 
     def image(self, level: int = 0) -> ArrayReader:
         """Return a reader of the image."""
@@ -155,6 +175,26 @@ class LabelSet:
     def array(self, level: int = 0) -> ArrayReader:
         """Return a reader of its voxels."""
         return self.store.array(f"labels/{self.name}/{level}/{self.name}", level)
+
+
+class Named:
+    """Which files the receipts of a pyramid name, as ``Store.book`` has it.
+
+    They are read when that is asked first: as a rule nobody does.
+    """
+
+    def __init__(self, location: Location, what: str) -> None:
+        self._location, self._what = location, what
+        self._keys: set[str] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_keys": None}
+
+    def __contains__(self, key: object) -> bool:
+        if self._keys is None:
+            found, _ = Store(self._location).book(self._what).read(self._location)
+            self._keys = {line["key"] for line in found}
+        return key in self._keys
 
 
 def open_volume(store: str | os.PathLike[str]) -> xr.DataTree:

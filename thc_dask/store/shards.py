@@ -11,7 +11,7 @@ import itertools
 import math
 import struct
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -229,8 +229,10 @@ class ArrayReader:
         chunk: Vox,
         shard: Vox,
         dtype: np.dtype[Any],
+        named: Container[str] = (),
     ) -> None:
         self.location, self.path = location, path
+        self._named = named  # keys of shards that must be there; others may be zeros
         self.shape, self.chunk, self.shard, self.dtype = shape, chunk, shard, dtype
         z, y, x = (s // c for s, c in zip(shard, chunk, strict=True))
         self.chunks_per_shard: Vox = (z, y, x)
@@ -338,6 +340,10 @@ class ArrayReader:
         if shard not in self._indexes:
             n = 16 * math.prod(self.chunks_per_shard) + 4
             data = whole[-n:] if whole else self.location.get_range(self.key(shard), -n, n)
+            if data is None and self.key(shard) in self._named:
+                raise DataError(
+                    f"{self.location.url}/{self.key(shard)} is missing; run thc verify --repair"
+                )
             if data is not None and (len(data) != n or not crc_fits(data)):
                 raise DataError(
                     f"{self.location.url}/{self.key(shard)}: the shard's index is damaged; "

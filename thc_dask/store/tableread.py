@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import lru_cache
 from typing import Any
 
+import google_crc32c
 import numpy as np
-import zstandard
 from numpy.typing import NDArray
 
 from thc_dask.errors import DataError
@@ -16,6 +17,8 @@ from thc_dask.schedule import n_threads
 from thc_dask.store.read import Store
 from thc_dask.store.shards import scratch
 from thc_dask.store.tableparts import Sparse
+
+TABLES = 4  # whose receipts stay in memory, while their arrays are read one after the other
 
 
 def read_array(store: Store, path: str) -> NDArray[Any]:
@@ -31,25 +34,23 @@ def read_parts(store: Store, path: str) -> Iterator[tuple[int, NDArray[Any]]]:
     Raises
     ------
     DataError
-        A chunk is damaged; the message names it.
+        A chunk is missing or damaged; the message names it.
     """
-    node = store.nodes[path]
+    node, receipts = store.nodes[path], _receipts(store, "/".join(path.split("/")[:2]))
     shape, dtype = node["shape"], np.dtype(node["data_type"]).newbyteorder("<")
     sizes = node["chunk_grid"]["configuration"]["chunk_shape"]
 
     def part(i: int) -> tuple[int, NDArray[Any]]:
         key = f"{path}/c/" + "/".join(map(str, (i, *[0] * (len(shape) - 1))))
-        data = store.location.get(key)
+        data, crc = store.location.get(key), receipts.get(key)
         n = min(sizes[0], shape[0] - i * sizes[0])
-        if data is None:
+        if (None if data is None else int(google_crc32c.value(data))) != crc:
+            what = "missing" if data is None else "damaged"
+            raise DataError(f"{store.url}/{key} is {what}; run thc verify --repair")
+        if data is None:  # a part of zeros is not stored
             return i * sizes[0], np.zeros((n, *shape[1:]), dtype)
-        try:
-            raw = scratch.decompressor.decompress(data)
-            return i * sizes[0], np.frombuffer(raw, dtype).reshape(sizes)[:n]
-        except (zstandard.ZstdError, ValueError) as error:
-            raise DataError(
-                f"{store.url}/{key} is damaged ({error}); run thc verify --repair"
-            ) from error
+        raw = scratch.decompressor.decompress(data)
+        return i * sizes[0], np.frombuffer(raw, dtype).reshape(sizes)[:n]
 
     # In threads of this process: decoding waits for nobody, and a table is small.
     with ThreadPoolExecutor(n_threads()) as pool:
@@ -62,13 +63,23 @@ def read_parts(store: Store, path: str) -> Iterator[tuple[int, NDArray[Any]]]:
             yield waiting.popleft().result()
 
 
+@lru_cache(TABLES)
+def _receipts(store: Store, table: str) -> dict[str, int]:
+    """Return the checksums of a table's files; without them what is there may be anything."""
+    book = store.book(table)
+    found, lost = book.read(store.location)
+    if lost is not None:
+        raise DataError(f"{store.url}/{book.key} is {lost}; run thc verify --repair")
+    return {line["key"]: line["crc32c"] for line in found}
+
+
 def read_sparse(store: Store, path: str) -> Sparse:
     """Return a table (chunk, row, column) without the rows of zeros; held by chunk, then row.
 
     Raises
     ------
     DataError
-        A chunk of it is damaged; the message names it.
+        A chunk of it is missing or damaged; the message names it.
     """
     chunk, row, counts = [], [], []
     for start, part in read_parts(store, path):

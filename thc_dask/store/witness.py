@@ -8,7 +8,6 @@ agree on is still asked whether it makes sense: metadata against arrays, levels 
 from __future__ import annotations
 
 import itertools
-import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from operator import itemgetter
@@ -17,6 +16,7 @@ from typing import Any
 from thc_dask import schedule
 from thc_dask.errors import DataError
 from thc_dask.progress import Progress, Standing, tell
+from thc_dask.store.books import Book
 from thc_dask.store.consistency import (
     Problem,
     ShardShape,
@@ -25,38 +25,12 @@ from thc_dask.store.consistency import (
     shard_shapes,
 )
 from thc_dask.store.location import LOCK, Location
-from thc_dask.store.publish import PLAN, digest, small_files
+from thc_dask.store.publish import PLAN, small_files
 from thc_dask.store.read import Store
 from thc_dask.store.root import ROOT, ROOT_COPY, is_sealed
 from thc_dask.store.spots import look, spots
 from thc_dask.store.staging import JOURNAL, STAGED, journal_of, leftovers
 from thc_dask.store.target import RECEIPTS
-
-
-@dataclass(frozen=True)
-class Book:
-    """The receipts of one pyramid, one pair of tables or one map."""
-
-    key: str
-    """Where they are written down."""
-    digest: str
-    """What the root says they come to."""
-    meaning: Any = None
-    """What else the digest is of."""
-
-    def read(self, location: Location) -> tuple[list[dict[str, Any]], Problem | None]:
-        """Return the receipts, none of them if they are not those that the root knows."""
-        data = location.get(self.key)
-        if data is None:
-            return [], Problem(self.key, "missing")
-        try:
-            found = [json.loads(line) for line in data.decode().splitlines()]
-            lines = "".join(f"{json.dumps(receipt)}\n" for receipt in found)
-            if lines.encode() == data and digest(found, self.meaning) == self.digest:
-                return found, None
-        except (ValueError, KeyError, TypeError):
-            pass
-        return [], Problem(self.key, "damaged")
 
 
 @dataclass(frozen=True)
@@ -89,16 +63,12 @@ class _Witness:
 
 def books(store: Store) -> list[Book]:
     """Return where the receipts of everything in a store are."""
-    found = [Book(f"{RECEIPTS}/image.jsonl", store.digest)]
-    for name, labels in store.label_sets.items():
-        meaning = {"scheme": labels.thc["scheme"], "extents": labels.thc["extents"]}
-        found.append(Book(f"{RECEIPTS}/labels/{name}/{name}.jsonl", labels.digest, meaning))
-    for path, node in store.nodes.items():
+    found = [store.book("image"), *map(store.book, (f"labels/{name}" for name in store.label_sets))]
+    for path in store.nodes:
         if path.startswith("counts/") and path.split("/")[2:] == ["plane"]:
-            table = path.rsplit("/", 1)[0]
-            found.append(Book(f"{RECEIPTS}/{table}.jsonl", node["attributes"]["files"]))
+            found.append(store.book(path.rsplit("/", 1)[0]))
         if path.startswith("maps/") and path.count("/") == 1:
-            found.append(Book(f"{RECEIPTS}/{path}.jsonl", node["attributes"]["thc"]["files"]))
+            found.append(store.book(path))
     return found
 
 
@@ -155,11 +125,11 @@ def _problems(store: Store, progress: Progress | None) -> Iterator[Problem]:
     unsure = []
     for book in books(store):
         expected.add(book.key)
-        lines, problem = book.read(location)
+        lines, lost = book.read(location)
         receipts += lines
-        if problem is not None:
+        if lost is not None:
             unsure.append(book.key.removeprefix(f"{RECEIPTS}/").removesuffix(".jsonl"))
-            yield problem
+            yield Problem(book.key, lost)
     expected |= {r["key"] for r in receipts}
     doubtful = frozenset(p.key.removesuffix("/zarr.json") for p in contradicted)
     ask = _Witness(location, shard_shapes(store), doubtful)
