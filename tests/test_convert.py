@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from tests.assertions import mean_pyramid, new_store, read_files, read_voxels
 from tests.strategies import Watched, source, volumes
-from thc_dask import convert, open_volume
+from thc_dask import convert, labels, open_volume, verify
 from thc_dask.convert import write_store
 from thc_dask.errors import DataError, ExistsError, RequestError, UnfinishedError
 from thc_dask.grid import Grid
@@ -140,6 +140,53 @@ def test_a_folder_that_is_no_store_is_left_alone(tmp_path):
     with pytest.raises(ExistsError, match="is not a store, so --overwrite leaves it alone"):
         convert(source(noise(4, 4, 4)), tmp_path, spacing="1um", overwrite=True)
     assert read_files(tmp_path) == {"letters.txt": b"dear"}
+
+
+@pytest.mark.parametrize("root", ["{}", '{"zarr_format": 3, "node_type": "group"}', "no JSON"])
+def test_a_store_of_another_program_is_left_alone(tmp_path, root):
+    (tmp_path / "zarr.json").write_text(root)
+    (tmp_path / "c").mkdir()
+    (tmp_path / "c/0").write_text("voxels")
+    before = read_files(tmp_path)
+    with pytest.raises(ExistsError, match="is not a store, so --overwrite leaves it alone"):
+        convert(source(noise(4, 4, 4)), tmp_path, spacing="1um", overwrite=True)
+    assert read_files(tmp_path) == before
+
+
+def test_a_part_of_a_store_is_not_overwritten(tmp_path):
+    store = tmp_path / "v.ome.zarr"
+    convert("phantom:8,32,48", store)
+    labels("phantom:8,32,48?channel=roi", store, "roi", "prasad2020-roi")
+    before = read_files(store)
+    for inside in ("0", "labels/roi", "new.ome.zarr", "labels/roi/0/new.ome.zarr"):
+        with pytest.raises(RequestError, match=rf"would lie inside the store {store}"):
+            convert(source(noise(4, 4, 4)), store / inside, spacing="1um", overwrite=True)
+    with pytest.raises(RequestError, match=rf"would lie inside the store {store}"):
+        convert(store, store / "0", overwrite=True)
+    url = new_store()
+    convert("phantom:8,32,48", url)
+    with pytest.raises(ExistsError, match="is not a store, so --overwrite leaves it alone"):
+        convert(source(noise(4, 4, 4)), f"{url}/0", spacing="1um", overwrite=True)
+    assert read_files(store) == before
+
+
+def test_nothing_is_written_into_a_zarr_that_is_read(tmp_path):
+    array = zarr.create_array(tmp_path / "a.zarr", data=noise(4, 4, 4))
+    before = read_files(tmp_path)
+    with pytest.raises(RequestError, match="would lie inside its source"):
+        convert(tmp_path / "a.zarr", tmp_path / "a.zarr/v.ome.zarr", spacing="1um")
+    assert read_files(tmp_path) == before
+    assert array.shape == (4, 4, 4)
+
+
+def test_what_somebody_put_into_a_store_stays(tmp_path):
+    store, array = tmp_path / "v.ome.zarr", noise(20, 20, 20)
+    convert(source(noise(70, 50, 30)), store, **SMALL)
+    (store / "letters").mkdir()
+    (store / "letters/to.txt").write_text("dear")
+    convert(source(array), store, **SMALL, overwrite=True)
+    assert (store / "letters/to.txt").read_text() == "dear"
+    assert verify(store)["unknown"] == ["letters/to.txt"]
 
 
 @pytest.mark.parametrize("dtype", [bool, np.complex64])

@@ -35,7 +35,15 @@ from thc_dask.store.halving import MeanOfVoxels
 from thc_dask.store.layout import Level, default_chunk, default_shard, make_levels
 from thc_dask.store.location import Location, locate
 from thc_dask.store.pipeline import compile_pipeline
-from thc_dask.store.publish import begin, check_place, interrupted, publish_image, sweep
+from thc_dask.store.publish import (
+    PLAN,
+    begin,
+    check_place,
+    interrupted,
+    is_ours,
+    publish_image,
+    sweep,
+)
 from thc_dask.store.read import Store, open_volume
 from thc_dask.store.root import ROOT
 from thc_dask.store.shards import Codec
@@ -343,14 +351,27 @@ def _window(target: Target, level: Level) -> tuple[float, float]:
 
 
 def _refuse_nesting(source: Any, store: str | os.PathLike[str]) -> None:
-    """Raise RequestError where the store would be written over its own source."""
-    if not isinstance(source, str | os.PathLike) or "://" in str(store) or ":" in str(source):
+    """Raise RequestError where the store would be written over its own source, or into a store."""
+    if "://" in str(store):
         return
-    here, there = Path(source).resolve(), Path(store).resolve()
-    if here == there or there in here.parents:
-        raise RequestError(
-            f"store {store} would replace its own source {source}; choose another name"
-        )
+    there = Path(store).resolve()
+    if isinstance(source, str | os.PathLike) and ":" not in str(source):
+        here = Path(source).resolve()
+        if here == there or there in here.parents:
+            raise RequestError(
+                f"store {store} would replace its own source {source}; choose another name"
+            )
+    for folder in there.parents:
+        above = locate(folder)
+        root = above.get(ROOT)
+        if (root is not None and is_ours(above, root)) or above.get(PLAN) is not None:
+            raise RequestError(f"store {store} would lie inside the store {folder}; choose another")
+        if any((folder / name).is_file() for name in (".zarray", ".zgroup", ROOT)) and (
+            isinstance(source, str | os.PathLike) and folder == Path(source).resolve()
+        ):
+            raise RequestError(
+                f"store {store} would lie inside its source {source}; choose another"
+            )
 
 
 def convert(

@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 from thc_dask.errors import RequestError
 
 AXES = ("z", "y", "x")
+OPPOSITE = {"R": "L", "L": "R", "A": "P", "P": "A", "S": "I", "I": "S"}
+"""Ends of anatomical axes."""
 
 Vox = tuple[int, int, int]
 Um = tuple[float, float, float]

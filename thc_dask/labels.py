@@ -13,9 +13,9 @@ import numpy as np
 from thc_dask import schedule
 from thc_dask.convert import MEMORY_BYTES, run_waves
 from thc_dask.errors import DataError, ExistsError, RequestError
-from thc_dask.grid import AXES, Extent, Grid, Vox, disjoint
-from thc_dask.origin import inmost
-from thc_dask.placement import Added, Laid, Placed, offset_of, place
+from thc_dask.grid import AXES, Extent, Vox, disjoint
+from thc_dask.origin import inmost, orientation_of
+from thc_dask.placement import Added, Laid, Placed, offset_of, place, turned
 from thc_dask.progress import Progress
 from thc_dask.reader import Reader
 from thc_dask.schemes import Scheme, find_scheme
@@ -67,14 +67,15 @@ def write_labels(
         again = completed == f"labels/{name}"
         if old is None:
             check_free(opened, name, overwrite or again)
-        reader, called = open_reader(source, opened.grid.spacing_um), _called(source)
+        called = _called(source)
+        reader = turned(open_reader(source, opened.grid.spacing_um), opened, called)
         if reader.dtype.kind not in "bui":
             raise RequestError(
                 f"labels {called}: voxels are {reader.dtype.name}; labels are whole numbers"
             )
         if planes is None and extents is None and offset is None:
             extents = _known_at_source(source, reader, rules)
-            offset = _own_place(source, reader, opened.grid, called)
+            offset = _own_place(source, reader, opened, called)
             if extents is None and said.extents is not None:
                 extents = [e.shift(offset or (0, 0, 0)) for e in said.extents]
         dtype = np.dtype(np.uint8 if rules.codes[-1] < 256 else np.uint16)
@@ -155,15 +156,20 @@ def _said(source: Any) -> Described:
     return Described(None, None)
 
 
-def _own_place(source: Any, reader: Reader, volume: Grid, called: str) -> Vox | None:
-    """Return where OME-Zarr labels say they lie; other formats are laid upon the volume."""
-    if inmost(reader.provenance)["kind"] != "zarr":
+def _own_place(source: Any, reader: Reader, volume: Store, called: str) -> Vox | None:
+    """Return where labels say they lie, if they and the volume speak of the same space.
+
+    OME-Zarr always does; medical images where the volume was one, and their axes are the same.
+    """
+    same = orientation_of(reader.provenance) == orientation_of(volume.thc["provenance"])
+    knows = "orientation" in reader.provenance and same and reader.provenance["orientation"]
+    if inmost(reader.provenance)["kind"] != "zarr" and not knows:
         return None
     try:
         own = open_reader(source).grid
     except RequestError:  # it knows no voxel size
         return None
-    return offset_of(own, volume, called)
+    return offset_of(own, volume.grid, called)
 
 
 def _called(source: Any) -> str:

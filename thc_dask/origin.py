@@ -6,7 +6,7 @@ from typing import Any
 
 from thc_dask import views
 from thc_dask.errors import RequestError
-from thc_dask.grid import parse_extent
+from thc_dask.grid import OPPOSITE, parse_extent
 from thc_dask.reader import Reader
 from thc_dask.sources import open_reader
 
@@ -56,6 +56,25 @@ def inmost(provenance: dict[str, Any]) -> dict[str, Any]:
     while isinstance(provenance.get("source"), dict):
         provenance = provenance["source"]
     return provenance
+
+
+def orientation_of(provenance: dict[str, Any]) -> str | None:
+    """Return where x, y and z of a medical image point to, however it was reordered.
+
+    >>> orientation_of({"kind": "nifti", "orientation": "RAS"})
+    'RAS'
+    >>> inner = {"kind": "nifti", "orientation": "RAS"}
+    >>> orientation_of({"kind": "reordered", "order": "xzy", "flip": "y", "source": inner})
+    'SRP'
+    """
+    if not isinstance(provenance.get("source"), dict):
+        found: str | None = provenance.get("orientation")
+        return found
+    inner = orientation_of(provenance["source"])
+    if inner is None or provenance["kind"] != "reordered":
+        return inner
+    ends = dict(zip(provenance["order"], reversed(inner), strict=True))  # by axis of the result
+    return "".join(OPPOSITE[ends[a]] if a in provenance["flip"] else ends[a] for a in "xyz")
 
 
 def _open(provenance: dict[str, Any], source: Any) -> Reader:

@@ -11,12 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from thc_dask.errors import RequestError
-from thc_dask.grid import Extent, Grid, Vox, disjoint
-from thc_dask.origin import reopen
+from thc_dask.grid import AXES, OPPOSITE, Extent, Grid, Vox, disjoint
+from thc_dask.origin import orientation_of, reopen
 from thc_dask.reader import Reader
 from thc_dask.schemes import Scheme
-from thc_dask.store.read import LabelSet
+from thc_dask.store.read import LabelSet, Store
 from thc_dask.store.shards import ArrayReader
+from thc_dask.views import reorder
 
 CHECKED_VOX = 2**18  # labels that are looked up at a time
 
@@ -121,6 +122,32 @@ class Added:
         for extent, _ in self.more.pieces:
             where = extent.intersect(here).shift((-z, -y, -x)).slices
             out[where] = fresh[where]
+
+
+def turned(labels: Reader, volume: Store, name: str) -> Reader:
+    """Return labels with their axes as those of the volume, where both say where theirs point to.
+
+    Raises
+    ------
+    RequestError
+        No order and no flip makes them so: they are turned between two axes.
+    """
+    own, wanted = orientation_of(labels.provenance), orientation_of(volume.thc["provenance"])
+    if own is None or wanted is None or own == wanted:
+        return labels
+    # By axis of the volume; letters of labels run x, y, z, their voxels z, y, x.
+    order, flip = "", ""
+    for letter in reversed(own):
+        ends = zip("xyz", wanted, strict=True)
+        axis = next((a for a, end in ends if letter in (end, OPPOSITE[end])), "")
+        order += axis
+        flip += axis if letter not in wanted else ""
+    if sorted(order) != sorted(AXES):
+        raise RequestError(
+            f"labels {name}: their axes point {own} (x, y, z), those of the volume {wanted}; save "
+            "them again along the axes of the volume"
+        )
+    return reorder(labels, order, flip)
 
 
 def place(

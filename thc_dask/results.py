@@ -22,7 +22,7 @@ def apply(function: Callable[[Any], Any], data: Any, shape: tuple[int, ...], dty
     import dask
     import dask.array as da
 
-    return da.from_delayed(dask.delayed(function)(data), shape, dtype)
+    return da.from_delayed(dask.delayed(function)(_shared(data)), shape, dtype)
 
 
 def apply_all(
@@ -38,11 +38,19 @@ def apply_all(
     import dask
     import dask.array as da
 
-    found = dask.delayed(function)(data)
+    found = dask.delayed(function)(_shared(data))
     return {
         name: da.from_delayed(found[name], shape, object if name in texts else np.float64)
         for name, shape in shapes.items()
     }
+
+
+def _shared(data: Any) -> Any:
+    """Return lazy counts as one object under one name, for whatever is made of them.
+
+    Given as an array they would get a name anew each time, and be counted for each variable.
+    """
+    return data.rechunk(data.shape).to_delayed(optimize_graph=False).item()
 
 
 def names_of(side: Side, plain: bool = False) -> dict[str, Any]:

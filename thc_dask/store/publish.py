@@ -20,10 +20,11 @@ from thc_dask.store import metadata
 from thc_dask.store.filesink import PARTIAL
 from thc_dask.store.layout import Level
 from thc_dask.store.location import LOCK, Location
-from thc_dask.store.root import ROOT, node_bytes, put_root, sealed
+from thc_dask.store.root import ROOT, ROOT_COPY, is_sealed, node_bytes, put_root, sealed
 from thc_dask.store.target import RECEIPTS, Receipt, Target
 
 PLAN = "thc/plan.json"
+PARTS = ("thc", "labels", "counts", "maps")  # what is in a store beside its root and levels
 BEGUN = "begun"  # among receipts, while a new label set, table or map is written
 FAR_PUTS, NEAR_PUTS = 8, 3  # small files written at a time: near, more threads wait for one another
 
@@ -42,17 +43,16 @@ def is_free(location: Location) -> bool:
 def check_place(location: Location, overwrite: bool) -> None:
     """Raise ExistsError where a store may not be begun.
 
-    Something is there and ``overwrite`` was not asked for, or it is no store and so not ours to
-    remove.
+    Something is there and ``overwrite`` was not asked for, or it is no store of ours and so not
+    ours to remove.
     """
     root, plan = location.get(ROOT), location.get(PLAN)
-    if root is None and plan is None:
-        if not is_free(location):
-            raise ExistsError(
-                f"{location.url} exists and is not a store, so --overwrite leaves it alone; choose "
-                "another name, or remove it yourself"
-            )
-    elif not overwrite:
+    if plan is None and not (is_free(location) if root is None else is_ours(location, root)):
+        raise ExistsError(
+            f"{location.url} exists and is not a store, so --overwrite leaves it alone; choose "
+            "another name, or remove it yourself"
+        )
+    if (root is not None or plan is not None) and not overwrite:
         hint = "choose another name or give --overwrite"
         if root is None:
             hint = "give --resume to go on with it, --overwrite to start anew"
@@ -60,8 +60,20 @@ def check_place(location: Location, overwrite: bool) -> None:
         raise ExistsError(f"{location.url} exists; {hint}")
 
 
+def is_ours(location: Location, root: bytes) -> bool:
+    """Whether a root is that of a store of ours, or, where it is damaged, was."""
+    try:
+        return "layout" in json.loads(root)["attributes"]["thc"]
+    except (KeyError, TypeError, ValueError):
+        copy = location.get(ROOT_COPY)
+        return copy is not None and is_sealed(copy)
+
+
 def begin(location: Location, plan: dict[str, Any], overwrite: bool) -> None:
-    """Claim the place for a store; ``plan`` says what is being made. What was there goes."""
+    """Claim the place for a store; ``plan`` says what is being made. The store that was goes.
+
+    What somebody else has put beside it stays.
+    """
     check_place(location, overwrite)
     claimed = location.get(PLAN)
     if location.get(ROOT) is not None:
@@ -69,10 +81,16 @@ def begin(location: Location, plan: dict[str, Any], overwrite: bool) -> None:
         claimed = _claim(location, claimed, {})
         location.remove(ROOT)
     top = LOCK.split("/")[0]
-    parts = (key.split("/") for key in location.keys(""))
+    parts = (key.split("/") for key in location.keys("") if _may_go(key))
     for old in sorted({"/".join(p[: 1 + (p[0] == top)]) for p in parts} - {LOCK, PLAN}):
         location.delete(old)
     _claim(location, claimed, plan)
+
+
+def _may_go(key: str) -> bool:
+    """Whether a key is one that a store of ours has."""
+    first = key.split("/")[0]
+    return first.isdigit() or first in PARTS or key == ROOT or key.endswith(PARTIAL)
 
 
 def _claim(location: Location, before: bytes | None, plan: dict[str, Any]) -> bytes:

@@ -12,10 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from thc_dask.files import File
-from thc_dask.grid import Um
+from thc_dask.grid import OPPOSITE, Um
 from thc_dask.units import micrometers
 
-OPPOSITE = {"R": "L", "L": "R", "A": "P", "P": "A", "S": "I", "I": "S"}
 # Rotations that single precision makes of right angles.
 NOISE = 1e-5
 
