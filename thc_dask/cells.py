@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from thc_dask.grid import Extent, Vox
-from thc_dask.pairs import Pair, tasks
+from thc_dask.pairs import Pair, Still, tasks
 from thc_dask.store.read import Store
 from thc_dask.store.shards import ArrayReader, OpenShard
 
@@ -83,8 +83,13 @@ class _Task:
     within: Extent
     image: ArrayReader | None
     """Where it is 0 or 255 a voxel counts nowhere."""
+    still: Still
 
     def __call__(self, places: Sequence[Vox]) -> Part:
+        with self.still.there():
+            return self._counted(places)
+
+    def _counted(self, places: Sequence[Vox]) -> Part:
         array = self.pair.rows.array
         parts = {p: self._known(array.chunk_extent(p)) for p in places}
         first, shape = self._block([e for found in parts.values() for e in found])
@@ -174,7 +179,8 @@ def cell_counts(
     import dask.array as da
 
     image = store.image() if unclipped else None
-    task = _Task(pair, cells, within, image)
+    still = Still.of(store, pair)
+    task = _Task(pair, cells, within, image, still)
     shape = (*cells.shape, *pair.shape)
     parts = [dask.delayed(task, pure=True)(list(chunks)) for chunks in tasks([pair], within, None)]
     while len(parts) > MERGED_AT_ONCE:
@@ -182,7 +188,7 @@ def cell_counts(
             dask.delayed(_merged)(parts[i : i + MERGED_AT_ONCE])
             for i in range(0, len(parts), MERGED_AT_ONCE)
         ]
-    return da.from_delayed(dask.delayed(_whole)(parts, shape), shape, np.int64)
+    return da.from_delayed(dask.delayed(_whole)(parts, shape, still), shape, np.int64)
 
 
 def _merged(parts: Sequence[Part]) -> Part:
@@ -199,12 +205,12 @@ def _merged(parts: Sequence[Part]) -> Part:
     return (z, y, x), out
 
 
-def _whole(parts: Sequence[Part], shape: tuple[int, ...]) -> NDArray[np.int64]:
+def _whole(parts: Sequence[Part], shape: tuple[int, ...], still: Still) -> NDArray[np.int64]:
     out = np.zeros(shape, np.int64)
     for first, counts in parts:
         if counts.size:
             _add(out, first, counts)
-    return out
+    return still(out)
 
 
 def _add(out: NDArray[np.int64], first: tuple[int, ...], counts: NDArray[np.int64]) -> None:

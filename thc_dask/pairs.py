@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
@@ -10,10 +11,11 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from thc_dask.errors import RequestError
+from thc_dask.errors import DataError, RequestError
 from thc_dask.grid import Extent, Grid, Vox, disjoint
 from thc_dask.schemes import Label, Scheme
 from thc_dask.store.imagecounts import N_INTENSITIES
+from thc_dask.store.location import Location
 from thc_dask.store.read import Store
 from thc_dask.store.shards import ArrayReader
 from thc_dask.store.tables import Side, Table
@@ -147,6 +149,47 @@ def describe(store: Store, pair: Pair) -> Table:
         sides.append(Side(axis.name, axis.dim, axis.n, scheme))
         digests[axis.name] = labels.digest if labels else store.digest
     return Table(pair.key, sides[0], sides[1], pair.known, digests)
+
+
+@dataclass(frozen=True)
+class Still:
+    """What a lazy answer is of: what is counted later must be what was asked for.
+
+    Called with counts it gives them on, if the store has not been changed meanwhile.
+    """
+
+    location: Location
+    names: tuple[str, str]
+    digests: dict[str, str]
+
+    @classmethod
+    def of(cls, store: Store, pair: Pair) -> Still:
+        """Return it for a pair, as the store is now."""
+        digests = describe(store, pair).digests
+        return cls(store.location, (pair.rows.name, pair.columns.name), digests)
+
+    def __call__(self, counts: NDArray[np.int64]) -> NDArray[np.int64]:
+        self.check()
+        return counts
+
+    @contextmanager
+    def there(self) -> Iterator[None]:
+        """Say of voxels that are not there, or not whole, that they were changed, if they were."""
+        try:
+            yield
+        except DataError:
+            self.check()
+            raise
+
+    def check(self) -> None:
+        """Raise DataError where the store holds something else."""
+        store = Store(self.location)
+        if {*self.names} <= {*store.label_sets, IMAGE}:
+            now = describe(store, make_pair(store, *self.names)).digests
+            if now == self.digests:
+                return
+        what = " or ".join(dict.fromkeys(self.names))
+        raise DataError(f"{store.url}: {what} was changed after this was asked; ask again")
 
 
 def tasks(

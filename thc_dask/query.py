@@ -13,11 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from thc_dask.errors import DataError
 from thc_dask.grid import Box, Extent, Vox
 from thc_dask.index import index_of, snap
-from thc_dask.pairs import IMAGE, Pair, describe, known_planes, make_pair, tasks
-from thc_dask.store.location import Location
+from thc_dask.pairs import IMAGE, Pair, Still, describe, known_planes, make_pair, tasks
 from thc_dask.store.read import Store
 from thc_dask.store.tables import Table, stored_digests
 from thc_dask.tallies import Task
@@ -62,27 +60,8 @@ def _answer(store: Store, pair: Pair, extent: Extent, by_plane: bool) -> Answer:
     found = _counted(store, pair, extent, by_plane)
     if isinstance(found.data, np.ndarray):
         return found
-    still = _Still(store.location, pair, found.table.digests)
-    return replace(found, data=found.data.map_blocks(still, meta=np.zeros((), np.int64)))
-
-
-@dataclass(frozen=True)
-class _Still:
-    """Give counts on, if what was counted is what the store holds now."""
-
-    location: Location
-    pair: Pair
-    digests: dict[str, str]
-
-    def __call__(self, counts: NDArray[np.int64]) -> NDArray[np.int64]:
-        store = Store(self.location)
-        names = [axis.name for axis in (self.pair.rows, self.pair.columns)]
-        here = {*store.label_sets, IMAGE}
-        if {*names} <= here and describe(store, make_pair(store, *names)).digests == self.digests:
-            return counts
-        raise DataError(
-            f"{store.url}: {' or '.join(names)} was changed after this was asked; ask again"
-        )
+    return replace(found, data=found.data.map_blocks(Still.of(store, pair), dtype=np.int64,
+                                                     meta=np.zeros((), np.int64)))  # fmt: skip
 
 
 def _counted(store: Store, pair: Pair, extent: Extent, by_plane: bool) -> Answer:
@@ -101,22 +80,22 @@ def _counted(store: Store, pair: Pair, extent: Extent, by_plane: bool) -> Answer
         if not cut:
             return Answer(table, extent, data, None, "chunk table")
         source = f"chunk table, and voxels of the {len(cut)} chunks that the box cuts"
-        return Answer(table, extent, data + _lazy_total(pair, extent, cut), None, source)
+        return Answer(table, extent, data + _lazy_total(store, pair, extent, cut), None, source)
     why = "the tables are of other voxels" if stored else "there are no tables"
     source = "voxels" if fresh else f"voxels, because {why}; thc count makes them"
     if by_plane:
-        return Answer(table, extent, _lazy_planes(pair, extent, planes), planes, source)
-    return Answer(table, extent, _lazy_total(pair, extent, None), None, source)
+        return Answer(table, extent, _lazy_planes(store, pair, extent, planes), planes, source)
+    return Answer(table, extent, _lazy_total(store, pair, extent, None), None, source)
 
 
-def _lazy_total(pair: Pair, extent: Extent, places: Sequence[Vox] | None) -> Any:
+def _lazy_total(store: Store, pair: Pair, extent: Extent, places: Sequence[Vox] | None) -> Any:
     """Return a dask array (row, column): one task a shard, then a sum."""
     import dask
     import dask.array as da
 
-    task = Task((pair,), extent)
+    task, still = Task((pair,), extent), Still.of(store, pair)
     parts = [
-        da.from_delayed(dask.delayed(_sum_of_planes)(task, chunk), pair.shape, np.int64)
+        da.from_delayed(dask.delayed(_sum_of_planes)(task, chunk, still), pair.shape, np.int64)
         for chunk in tasks([pair], extent, places)
     ]
     if not parts:
@@ -124,12 +103,12 @@ def _lazy_total(pair: Pair, extent: Extent, places: Sequence[Vox] | None) -> Any
     return da.stack(parts).sum(axis=0)
 
 
-def _lazy_planes(pair: Pair, extent: Extent, planes: NDArray[np.int64]) -> Any:
+def _lazy_planes(store: Store, pair: Pair, extent: Extent, planes: NDArray[np.int64]) -> Any:
     """Return a dask array (plane, row, column): one task a shard, summed over y and x."""
     import dask
     import dask.array as da
 
-    task = Task((pair,), extent)
+    task, still = Task((pair,), extent), Still.of(store, pair)
     layers: dict[int, list[Any]] = {}
     depth = pair.rows.array.shard[0]
     for chunk in tasks([pair], extent, None):
@@ -139,7 +118,7 @@ def _lazy_planes(pair: Pair, extent: Extent, planes: NDArray[np.int64]) -> Any:
         here = planes[(planes >= top * depth) & (planes < (top + 1) * depth)]
         shape = (len(here), *pair.shape)
         found = [
-            da.from_delayed(dask.delayed(_some_planes)(task, c, here), shape, np.int64)
+            da.from_delayed(dask.delayed(_some_planes)(task, c, here, still), shape, np.int64)
             for c in chunks
         ]
         parts.append(da.stack(found).sum(axis=0))
@@ -148,9 +127,13 @@ def _lazy_planes(pair: Pair, extent: Extent, planes: NDArray[np.int64]) -> Any:
     return da.concatenate(parts) if parts else da.zeros(none, dtype=np.int64, chunks=none)
 
 
-def _sum_of_planes(task: Task, places: Sequence[Vox]) -> NDArray[np.int64]:
-    return task(places)[0].total()
+def _sum_of_planes(task: Task, places: Sequence[Vox], still: Still) -> NDArray[np.int64]:
+    with still.there():
+        return task(places)[0].total()
 
 
-def _some_planes(task: Task, places: Sequence[Vox], planes: NDArray[np.int64]) -> NDArray[np.int64]:
-    return task(places)[0].of_planes(planes)
+def _some_planes(
+    task: Task, places: Sequence[Vox], planes: NDArray[np.int64], still: Still
+) -> NDArray[np.int64]:
+    with still.there():
+        return task(places)[0].of_planes(planes)

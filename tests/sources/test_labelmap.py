@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from thc_dask import convert
+from thc_dask import convert, verify
 from thc_dask.errors import DataError, MissingError, RequestError
 from thc_dask.grid import Extent
 from thc_dask.labels import labels
@@ -370,6 +370,62 @@ def test_segmentations_become_label_sets(tmp_path):
     np.testing.assert_array_equal(volume["0/image"], image)
     np.testing.assert_array_equal(volume["labels/roi/0/roi"], roi)
     assert float(volume["0/z"][1]) == 2.0
+
+
+@pytest.mark.parametrize(
+    ("axes", "turn"),
+    [
+        ((-1, -1, 1), lambda v: v),
+        ((1, -1, 1), lambda v: v[:, :, ::-1]),
+        ((1, 1, -1), lambda v: v[::-1, ::-1, ::-1]),
+    ],
+)
+@pytest.mark.parametrize("flip", ["", "zx"])
+def test_segmentations_with_other_axes_are_turned(tmp_path, axes, turn, flip):
+    """The same voxels of space, saved along other axes, become the same labels."""
+    image, roi = noise((20, 30, 40)), noise((20, 30, 40), seed=1) % 9
+    store = tmp_path / "v.ome.zarr"
+    convert(open_labelmap(saved(tmp_path / "image.nii", image)), store, flip=flip)
+    affine = np.diag([*np.abs(np.diag(AFFINE))[:3] * axes, 1])
+    path = saved(tmp_path / "roi.nii.gz", np.ascontiguousarray(turn(roi)), affine=affine)
+    volume = labels(path, store, "roi", "prasad2020-roi")
+    stored = roi[::-1, :, ::-1] if flip else roi
+    np.testing.assert_array_equal(volume["labels/roi/0/roi"], stored)
+    assert verify(store)["whole"]
+    key = next((store / "labels/roi/0/roi/c").rglob("0"))
+    shards = [path for path in key.rglob("*") if path.is_file()] or [key]
+    shards[0].write_bytes(b"damaged")
+    assert verify(store, repair=True)["whole"]
+
+
+@pytest.mark.parametrize("permuted", [(2, 0, 1), (1, 0, 2), (0, 2, 1)])
+def test_segmentations_with_axes_in_another_order_are_turned(tmp_path, permuted):
+    image, roi = noise((20, 30, 40)), noise((20, 30, 40), seed=1) % 9
+    store = tmp_path / "v.ome.zarr"
+    convert(open_labelmap(saved(tmp_path / "image.nii", image)), store)
+    turned = nibabel.Nifti1Image(
+        roi.T.transpose(permuted), np.c_[AFFINE[:, list(permuted)], AFFINE[:, 3]]
+    )
+    turned.header.set_xyzt_units("mm")
+    nibabel.save(turned, tmp_path / "roi.nii")
+    volume = labels(tmp_path / "roi.nii", store, "roi", "prasad2020-roi")
+    np.testing.assert_array_equal(volume["labels/roi/0/roi"], roi)
+
+
+def test_a_segmentation_of_a_part_knows_its_place(tmp_path):
+    image, roi = noise((20, 30, 40)), noise((20, 30, 40), seed=1) % 8 + 1
+    store = tmp_path / "v.ome.zarr"
+    convert(open_labelmap(saved(tmp_path / "image.nii", image)), store)
+    affine = AFFINE.copy()
+    affine[:3, 3] = AFFINE[:3, :3] @ (7, 5, 3)  # x, y, z of its first voxel
+    path = saved(tmp_path / "roi.nii", roi[3:9, 5:20, 7:30], affine=affine)
+    volume = labels(path, store, "roi", "prasad2020-roi")
+    expected = np.zeros_like(roi)
+    expected[3:9, 5:20, 7:30] = roi[3:9, 5:20, 7:30]
+    np.testing.assert_array_equal(volume["labels/roi/0/roi"], expected)
+    coarse = np.diag([-0.00234, -0.0026, 0.004, 1.0])
+    with pytest.warns(UserWarning, match="their voxels are 4,2.6,2.34 um, those of the volume"):
+        labels(saved(tmp_path / "c.nii", roi, affine=coarse), store, "c", "prasad2020-roi")
 
 
 def test_provenance_notices_a_change(tmp_path):
