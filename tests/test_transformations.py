@@ -87,6 +87,41 @@ def test_a_given_window_is_kept_with_what_it_clipped(dtype):
     assert np.abs(back - value)[inside].max() <= (high - low) / 255 / 2 + 1e-9
 
 
+@pytest.mark.parametrize(
+    ("dtype", "centre", "width"),
+    [
+        (np.int32, 2e9, 100), (np.uint32, 3e9, 1e5), (np.int64, -4e15, 1000), (np.int32, 1e6, 100),
+        (np.float32, 60000, 0.5), (np.float32, -1000, 0.1), (np.float64, 1e9, 1e-3),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("window", ["auto", "p1:p99"])
+def test_grey_levels_far_from_zero_are_told_apart(dtype, centre, width, window):
+    """Bins of a 2048th of a value would be one grey level, or a few."""
+    array = np.random.default_rng(2).normal(0, width, (40, 30, 20)) + centre
+    array = (np.rint(array) if np.dtype(dtype).kind in "iu" else array).astype(dtype)
+    store = new_store()
+    volume = convert(source(array), store, window=window, **SMALL)
+    kept = Store(store).thc["normalisation"]
+    low, high = kept["window"]
+    ends = (0.1, 99.9) if window == "auto" else (1, 99)
+    exact = np.percentile(array.astype(np.float64), ends, method="inverted_cdf")
+    step = np.ptp(exact) / 100
+    assert np.abs(np.array([low, high]) - exact).max() <= step
+    assert kept["n_below"] <= array.size * ends[0] / 100
+    assert kept["n_above"] <= array.size * (1 - ends[1] / 100) + 1e-9
+    expected = np.rint((np.clip(array.astype(np.float64), low, high) - low) * 255 / (high - low))
+    found = volume["0/image"].values.astype(np.float64)
+    assert np.abs(found - expected).max() <= 1  # where a voxel is between two levels
+    assert (found == expected).mean() > 0.99
+    assert len(np.unique(found)) > 200
+
+
+def test_one_grey_level_far_from_zero_stays_one():
+    array = np.full((4, 5, 6), 700.25, np.float32)
+    volume = convert(source(array), new_store(), **SMALL)
+    assert len(np.unique(volume["0/image"])) == 1
+
+
 @pytest.mark.filterwarnings("ignore:memory")
 @settings(max_examples=8)
 @given(

@@ -12,11 +12,21 @@ from numpy.typing import NDArray
 from thc_dask import schedule
 from thc_dask.errors import RequestError
 from thc_dask.grid import Extent, blocks
-from thc_dask.kernels.intensity import Window, counts_of, find_window, n_bins
+from thc_dask.kernels.intensity import (
+    N_STEPS,
+    Window,
+    counts_inside,
+    counts_of,
+    find_inside,
+    find_window,
+    is_narrow,
+    n_bins,
+)
 from thc_dask.progress import Progress, Standing, tell
 from thc_dask.reader import Reader, pieces
 
 TASK_VOX = 2**26  # so that what a task costs besides counting is little
+ROUGH = 2**6  # a window that is this much narrower than the one it is in has few steps of that
 STEP = "grey levels"  # as progress calls it
 AUTO = (0.1, 99.9)
 """Percentiles of ``auto``: one voxel in a thousand is clipped at each end."""
@@ -59,6 +69,47 @@ def global_counts(reader: Reader, progress: Progress | None = None) -> NDArray[n
     return table
 
 
+@dataclass(frozen=True)
+class _Inside:
+    """Count the grey levels of one block by equal steps of a window, wherever it runs."""
+
+    reader: Reader
+    window: Window
+
+    def __call__(self, extent: Extent) -> NDArray[np.int64]:
+        parts = (part for _, part in pieces(self.reader, self.reader.unit, extent))
+        return counts_inside(parts, self.window)
+
+
+def _finer(
+    reader: Reader, window: Window, low: float, high: float, progress: Progress | None
+) -> Window:
+    """Return the window between two percentiles, found inside a wider one; a pass or a few."""
+    found = window
+    while True:
+        inner = find_inside(found, _steps(reader, found, progress), low, high)
+        if inner is None:  # all voxels are equal, as far as can be told
+            return window
+        is_rough = (inner.high - inner.low) * ROUGH < found.high - found.low
+        found = inner
+        if not is_rough:
+            return found
+
+
+def _steps(reader: Reader, window: Window, progress: Progress | None) -> NDArray[np.int64]:
+    """Return the counts of ``counts_inside`` for a whole source; one more pass."""
+    itemsize, n_vox, done = reader.dtype.itemsize, reader.grid.n_vox, 0
+    found = np.zeros(N_STEPS + 2, np.int64)
+    slabs = list(_slabs(reader))
+    named = "the source, voxels {}".format
+    counted = schedule.run(_Inside(reader, window), slabs, what=named, verb="window")
+    for slab, counts in zip(slabs, counted, strict=True):
+        found += counts
+        done += slab.n_vox
+        tell(progress, Standing(done, n_vox, read_bytes=done * itemsize, step=STEP))
+    return found
+
+
 def _slabs(reader: Reader) -> Iterator[Extent]:
     """Yield boxes of whole units, one for each task; what a task holds are pieces of them."""
     shape, unit = reader.grid.shape, reader.unit
@@ -96,7 +147,8 @@ def normalise(reader: Reader, text: str, progress: Progress | None = None) -> No
     """Return the window that ``--window`` asks for.
 
     ``LOW:HIGH`` are grey levels of the source, ``p1:p99`` percentiles of all its finite voxels,
-    ``auto`` the percentiles 0.1 and 99.9; those two read the source once to count it.
+    ``auto`` the percentiles 0.1 and 99.9; those two read the source once to count it, and once more
+    where all grey levels are so near one another that bins of 1/2048 do not tell them apart.
 
     Raises
     ------
@@ -111,6 +163,8 @@ def normalise(reader: Reader, text: str, progress: Progress | None = None) -> No
     low, high = ends
     counts = global_counts(reader, progress)
     window = find_window(counts, counted_as(reader.dtype), low, high)
+    if counted_as(reader.dtype) == np.float32 and is_narrow(window):
+        window = _finer(reader, window, low, high, progress)
     how = f"percentiles {low:g} and {high:g} of all finite voxels"
     return Normalisation(window, how, reader.dtype.name)
 

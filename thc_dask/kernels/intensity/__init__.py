@@ -16,6 +16,9 @@ from thc_dask.native import load
 FLOAT_BITS = 20
 """Leading bits of a float32 that make a bin: sign, exponent, 11 of 23 mantissa bits."""
 
+N_STEPS = 1 << 16
+"""Equal parts of a window that is too narrow for bins of floats."""
+
 _SHIFT = 32 - FLOAT_BITS
 COMPILED = "thc_dask.kernels.intensity.compiled"
 
@@ -151,6 +154,56 @@ def find_window(
             f"window: all voxels are near {window[0]:g}; give --window LOW:HIGH around it"
         )
     return Window(float(window[0]), float(window[1]))
+
+
+def is_narrow(window: Window) -> bool:
+    """Return whether a window is so far from zero that it spans fewer than 256 bins of floats.
+
+    >>> is_narrow(Window(1000.0, 1001.0)), is_narrow(Window(-1.0, 1.0)), is_narrow(Window(0.5, 1.0))
+    (True, False, False)
+    """
+    ends = sorted((abs(window.low), abs(window.high)))
+    return window.low * window.high > 0 and ends[1] < ends[0] * 2 ** (256 / (1 << FLOAT_BITS - 9))
+
+
+def counts_inside(parts: Iterable[NDArray[Any]], window: Window) -> NDArray[np.int64]:
+    """Return how many voxels fall into each of ``N_STEPS`` equal steps of a window.
+
+    The first count is of those below the window, the last of those above; NaN and infinities are
+    left out.
+
+    >>> found = counts_inside([np.array([[[1.0, 2.0, 2.5, np.nan, 9.0]]])], Window(2.0, 3.0))
+    >>> np.flatnonzero(found).tolist() == [0, 1, 1 + N_STEPS // 2, N_STEPS + 1]
+    True
+    """
+    found = np.zeros(N_STEPS + 2, np.int64)
+    low, high = window.low, window.high
+    for part in parts:
+        voxels = part.ravel().astype(np.float64)
+        voxels = voxels[np.isfinite(voxels)]
+        inside = voxels[(voxels >= low) & (voxels <= high)]
+        step = ((inside - low) * (N_STEPS / (high - low))).astype(np.int64)
+        found[1:-1] += np.bincount(np.minimum(step, N_STEPS - 1), minlength=N_STEPS)
+        found[0] += np.count_nonzero(voxels < low)
+        found[-1] += np.count_nonzero(voxels > high)
+    return found
+
+
+def find_inside(
+    window: Window, counts: NDArray[np.int64], low: float, high: float
+) -> Window | None:
+    """Return the window between two percentiles, from ``counts_inside``; as ``find_window``.
+
+    None where it would be too narrow for numbers.
+    """
+    below = np.cumsum(counts)
+    first = int(np.searchsorted(below, below[-1] * low / 100, side="right"))
+    last = int(np.searchsorted(below, below[-1] * high / 100, side="left"))
+    edges = np.linspace(window.low, window.high, N_STEPS + 1)
+    start = float(edges[min(max(first, 1), N_STEPS) - 1])
+    stop = float(edges[min(max(last, 1), N_STEPS)])
+    is_fine = stop - start > max(abs(start), abs(stop)) * np.finfo(np.float64).eps * 4
+    return Window(start, stop) if is_fine else None
 
 
 def to_uint8(
