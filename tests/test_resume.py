@@ -125,6 +125,11 @@ def test_another_source_or_option_is_noticed(tmp_path, source, options, what, fi
     assert read_files(store) == before
 
 
+def test_to_go_on_and_to_begin_anew_are_not_asked_at_once(tmp_path):
+    with pytest.raises(RequestError, match=r"overwrite and resume: .*give one"):
+        write_store(SOURCE, tmp_path / "v.ome.zarr", resume=True, overwrite=True, **SIZES)
+
+
 def test_the_second_of_two_writers_is_refused(tmp_path):
     store = tmp_path / "v.ome.zarr"
     with (

@@ -23,6 +23,7 @@ from thc_dask.store import metadata, witness
 from thc_dask.store.column import Column
 from thc_dask.store.halving import MeanOfVoxels
 from thc_dask.store.layout import make_levels
+from thc_dask.store.publish import digest
 from thc_dask.store.read import Store
 from thc_dask.store.root import node_bytes, sealed
 from thc_dask.store.shards import Codec
@@ -284,7 +285,7 @@ def rewrite(store, opened, target, k, voxels):
     receipts = [witness.take_stock(opened, opened.location, key) for key in keys]
     book = next(b for b in witness.books(opened) if b.key.endswith(f"/{target.name}.jsonl"))
     (store / book.key).write_text("".join(sorted(f"{json.dumps(r)}\n" for r in receipts)))
-    new = witness.digest(receipts, book.meaning)
+    new = digest(receipts, book.meaning)
 
     def change(root):
         node = (

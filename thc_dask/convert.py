@@ -12,7 +12,7 @@ import numpy as np
 
 from thc_dask import __version__, schedule
 from thc_dask.clipping import clipped
-from thc_dask.errors import FailureError, RequestError
+from thc_dask.errors import DataError, FailureError, RequestError
 from thc_dask.grid import Grid, Vox, parse_spacing
 from thc_dask.imagetable import ImageTable
 from thc_dask.kernels.mean import compile_mean
@@ -195,7 +195,7 @@ def carry_out(
             more = table.write if table else None
             publish_image(target, job.levels, receipts, record, window, limits, more)
         except FailureError as error:
-            error.args = (f"{error} (--resume goes on where it stopped)",)
+            error.args = (f"{error} ({_remedy(error)})",)
             raise
     kept = [receipt for wave, _ in tasks for receipt in wave.kept]
     return Outcome(
@@ -205,6 +205,14 @@ def carry_out(
         n_bytes(receipts) - n_bytes(kept),
         n_shards(receipts) - n_shards(kept) + plan.n_files - plan.n_shards,
     )
+
+
+def _remedy(error: FailureError) -> str:
+    """Return how to go on after a conversion that failed."""
+    if type(error) is not DataError:
+        return "--resume goes on where it stopped"
+    # Another file in its place is another source: what was read of it may be in shards already.
+    return "--resume goes on where it stopped if the source is what it was, --overwrite from anew"
 
 
 def _check_countable(job: _Job, reader: Reader) -> None:
@@ -224,6 +232,8 @@ def _check_countable(job: _Job, reader: Reader) -> None:
 
 def _prepare(source: Any, store: str | os.PathLike[str], options: Conversion) -> _Job:
     """Open the source and decide the layout; raise where that is not what was begun."""
+    if options.overwrite and options.resume:
+        raise RequestError("overwrite and resume: one begins anew, the other goes on; give one")
     location = locate(store)
     location.check_writable()
     _refuse_nesting(source, store)

@@ -287,6 +287,20 @@ def test_a_lost_part_of_a_virtual_dataset_is_not_zeros(parts):
     refused(MissingError, r"hdf5: no such file: .*part1\.h5", folder / "all.h5")
 
 
+def test_the_command_says_so_and_ends(parts, tmp_path):
+    """What an error holds must be let go before the library goes: it took the process with it."""
+    folder, _ = parts
+    (folder / "part1.h5").unlink()
+    done = subprocess.run(
+        [sys.executable, "-m", "thc_dask", "convert", folder / "all.h5", tmp_path / "v.zarr",
+         "--spacing", "1um"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("thc convert: hdf5: no such file: ")
+    assert done.stderr.count("\n") == 1
+
+
 def test_a_dataset_lost_from_a_part_is_not_zeros(parts):
     folder, _ = parts
     with h5py.File(folder / "part1.h5", "w") as file:

@@ -303,6 +303,44 @@ def test_png_without_header(tmp_path, size):
 # --- files, folders, patterns, lists -------------------------------------------------------------
 
 
+def saved_as(folder, names):
+    folder.mkdir()
+    for name in names:
+        tifffile.imwrite(folder / name, np.full((4, 5), 7, np.uint8))
+    return folder
+
+
+def test_a_gap_in_the_numbers_is_warned_of(tmp_path):
+    names = [f"z{i:02}.tif" for i in (0, 1, 2, 4, 5, 8)]
+    folder = saved_as(tmp_path / "gap", names)
+    said = r"3 of the numbers 0 to 8 are left out, the first between .*z02\.tif and z04\.tif"
+    for location in (folder, folder / "z*.tif"):
+        with pytest.warns(UserWarning, match=said):
+            assert open_slices(location, UM).grid.shape[0] == 6
+    assert open_slices([folder / name for name in names], UM).grid.shape[0] == 6  # as was said
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["z0.tif", "z10.tif", "z20.tif"],  # every tenth
+        ["z1.tif", "z2.tif", "z10.tif"],  # more gaps than files: chosen ones
+        ["a1_z1.tif", "a1_z2.tif", "a2_z1.tif", "a2_z2.tif"],
+        ["a.tif", "b1.tif", "c.tif"],
+        ["z1.tif", "z01.tif"],
+    ],
+)
+def test_other_numbers_are_nobodys_business(tmp_path, names):
+    assert open_slices(saved_as(tmp_path / "s", names), UM).grid.shape[0] == len(names)
+
+
+def test_a_link_to_a_file_that_is_gone_is_named(tmp_path):
+    folder = saved_as(tmp_path / "s", ["z0.tif", "z1.tif", "z3.tif"])
+    (folder / "z2.tif").symlink_to(tmp_path / "nowhere.tif")
+    with pytest.raises(MissingError, match=r"z2\.tif"):
+        open_slices(folder, UM)
+
+
 def test_natural_order_and_other_files(tmp_path):
     for z in (10, 2, 1, 30):
         tifffile.imwrite(tmp_path / f"z{z}.tif", np.full((2, 3), z, "u1"))

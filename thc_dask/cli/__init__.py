@@ -31,6 +31,8 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     # again for rubbish, least of all at its end.
     gc.set_threshold(GC_OBJECTS, *gc.get_threshold()[1:])
     code = run(argv)
+    if code:
+        gc.collect()  # files that an error holds on to: HDF5 crashes if it is closed before them
     gc.freeze()
     interrupts.leave_with(code)
     sys.exit(code)

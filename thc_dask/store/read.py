@@ -119,7 +119,7 @@ class Store:
         node, geometry = self.nodes[path], self.levels[level]
         dtype = np.dtype(node["data_type"])
         parts = path.split("/")
-        named = Named(self.location, "/".join(parts[:2]) if parts[2:] else "image")
+        named = Named(self, "/".join(parts[:2]) if parts[2:] else "image")
         return ArrayReader(
             self.location, path, geometry.grid.shape, geometry.chunk, geometry.shard, dtype, named
         )
@@ -183,16 +183,18 @@ class Named:
     They are read when that is asked first: as a rule nobody does.
     """
 
-    def __init__(self, location: Location, what: str) -> None:
-        self._location, self._what = location, what
+    def __init__(self, store: Store, what: str) -> None:
+        self._location, self._what = store.location, what
+        self._store: Store | None = store
         self._keys: set[str] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_keys": None}
+        return self.__dict__ | {"_store": None, "_keys": None}  # a task must be small
 
     def __contains__(self, key: object) -> bool:
         if self._keys is None:
-            found, _ = Store(self._location).book(self._what).read(self._location)
+            store = self._store or Store(self._location)
+            found, _ = store.book(self._what).read(self._location)
             self._keys = {line["key"] for line in found}
         return key in self._keys
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import glob
 import os
 import re
+import warnings
 from collections.abc import Sequence
 from contextlib import suppress
+from itertools import pairwise
 from pathlib import Path
 
 from thc_dask.errors import DataError, MissingError, RequestError
@@ -40,6 +42,8 @@ def find(location: Location) -> tuple[str, list[Path]]:
             f"slices: files of several kinds are mixed: {one} and {other}; give a pattern such as "
             "'*.tif'"
         )
+    if isinstance(location, str | os.PathLike) and len(paths) > 1:
+        _warn_of_gap(paths)
     return str(*firsts), paths
 
 
@@ -58,10 +62,37 @@ def _find_at(path: Path) -> list[Path]:
 def _in_folder(folder: Path) -> list[Path]:
     try:
         with os.scandir(folder) as entries:
-            names = [e.name for e in entries if e.name[0] != "." and e.is_file()]
+            names = [e.name for e in entries if e.name[0] != "." and _is_meant(e)]
     except OSError as error:
         raise DataError(f"slices: cannot list {folder}: {error.strerror}") from error
     return [folder / name for name in names if os.path.splitext(name)[1].lower() in KINDS]
+
+
+def _is_meant(entry: os.DirEntry[str]) -> bool:
+    """Whether an entry is a file, or a link to one that is gone: that must not go unnoticed."""
+    return entry.is_file() or (entry.is_symlink() and not os.path.exists(entry.path))
+
+
+def _warn_of_gap(paths: Sequence[Path]) -> None:
+    """Warn where files are numbered one after the other but for a few."""
+    parts = [re.split(r"([0-9]+)", path.name) for path in paths]
+    if len({len(p) for p in parts}) > 1:
+        return
+    varied = [i for i, texts in enumerate(zip(*parts, strict=True)) if len({*texts}) > 1]
+    if len(varied) != 1 or varied[0] % 2 == 0:
+        return
+    numbers = [int(p[varied[0]]) for p in parts]
+    steps = [b - a for a, b in pairwise(numbers)]
+    usual = min(steps)
+    lost = sum(step // usual - 1 for step in steps) if usual > 0 else 0
+    if 0 < lost < len(paths):
+        at = next(i for i, step in enumerate(steps) if step != usual)
+        warnings.warn(
+            f"slices: {lost} of the numbers {numbers[0]} to {numbers[-1]} are left out, the first "
+            f"between {paths[at]} and {paths[at + 1].name}; planes follow one another as if none "
+            "were missing",
+            stacklevel=4,
+        )
 
 
 def _natural(path: Path) -> tuple[list[tuple[int, str]], str]:
