@@ -15,6 +15,7 @@ from statsmodels.stats.multitest import multipletests
 import thc_dask as thc
 from thc_dask import cli, output
 from thc_dask.agreement import contrasts, summary
+from thc_dask.agreement.answers import read_answers
 from thc_dask.errors import DataError, MissingError, RequestError
 
 REAL = Path(__file__).parents[2] / "shared/data/prasad2020/irr.csv"
@@ -258,7 +259,12 @@ def test_what_is_not_defined_is_nan_with_a_note():
         (lambda t: t, {"classes": ["CTX", "ZI"]}, RequestError, "which is no class; known: CTX, Z"),
         (lambda t: t, {"classes": ["CTX"] * 2}, RequestError, "name each once"),
         (lambda t: t.assign(key="CTX", ann="CTX", bob="CTX", cyd="CTX"), {}, RequestError, "fewer"),
-        (lambda t: t.assign(key="", ann="", bob="", cyd=""), {}, RequestError, "than two classes"),
+        (
+            lambda t: t.assign(key="", ann="", bob="", cyd=""),
+            {},
+            RequestError,
+            "'key', the key, is e",
+        ),
         (lambda t: t.assign(item=7), {}, DataError, "line 3: dataset 1, item 7 stands there twice"),
         (lambda t: t.rename(columns={"ann": "all"}), {}, RequestError, "'all' cannot be the name"),
         (lambda t: t, {"missing": "maybe"}, RequestError, "give omit or wrong"),
@@ -325,3 +331,33 @@ def test_what_the_paper_says_of_its_raters():
     below = f1.where(f1 < 0.8).stack(at=f1.dims).dropna("at")
     assert below["at"].values.tolist() == [("1", "annotator1", "WM")]
     assert below.item() == pytest.approx(0.78, abs=0.005)
+
+
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+def test_what_spreadsheets_put_between_columns(tmp_path, separator):
+    rows = ["key,ann,bob", "CTX,CTX,ZI", 'ZI,"ZI",ZI', "CTX,,CTX"]
+    path = tmp_path / "a.csv"
+    path.write_text("\n".join(row.replace(",", separator) for row in rows) + "\n\n")
+    found = read_answers(path)
+    assert (found.annotators, found.classes) == (("ann", "bob"), ("CTX", "ZI"))
+    assert found.said.tolist() == [[0, 1, -1], [1, 1, 0]]
+
+
+@pytest.mark.parametrize(
+    ("text", "error", "said"),
+    [
+        (
+            "key,ann,ann\nCTX,CTX,ZI\n",
+            RequestError,
+            "two columns 'ann'; give each a name of its own",
+        ),
+        ("key, key,ann\nCTX,CTX,ZI\n", RequestError, "two columns 'key'"),
+        ("key,ann,bob\nCTX,CTX,ZI\nZI,ZI\n", DataError, "line 3 has 2 fields, and there are 3"),
+        ('key,ann,bob\n"C\nX",CTX,ZI\nZI,ZI,ZI,ZI\n', DataError, "line 4 has 4 fields"),
+    ],
+)
+def test_a_file_that_is_no_table_is_refused(tmp_path, text, error, said):
+    path = tmp_path / "a.csv"
+    path.write_text(text)
+    with pytest.raises(error, match=said):
+        read_answers(path)

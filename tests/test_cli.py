@@ -352,7 +352,23 @@ def test_a_table_on_the_terminal(run, store):
     out, _ = run("fractions", store)
     lines = out.splitlines()
     assert lines[0].split()[:3] == ["region", "structure", "fraction"]
-    assert len(lines) == 1 + 9 * 4
+    assert len(lines) == 1 + 9 * 4 + 1
+    assert lines[-1] == "denominator: all known voxels of the region, background included"
+
+
+def test_what_numbers_do_not_show_is_said(run, store, tmp_path):
+    box = ("--box", "0:3,0:40,0:40")
+    out, _ = run("histogram", store, "--aligned", *box)
+    said = next(line for line in out.splitlines() if line.startswith("aligned: asked for "))
+    out, _ = run("histogram", store, "--aligned", *box, "-o", tmp_path / "h.csv")
+    assert said in out.splitlines()
+    corner = ("--box", "0:3,0:3,0:3")
+    run("histogram", store, *corner, "-o", tmp_path / "h.csv")
+    totals = read_long(tmp_path / "h.csv").groupby("region", sort=False)["count"].sum()
+    empty = ", ".join(totals.index[totals == 0])
+    assert empty
+    out, _ = run("histogram", store, *corner)
+    assert out.splitlines()[-1] == f"no_known_voxels: {empty}"
 
 
 # ---- what is printed besides --------------------------------------------------------------

@@ -73,6 +73,14 @@ def test_what_is_not_known_stays_so(dataset, tmp_path, suffix):
     assert ("n_vox" in found) == (suffix in (".nc", ".zarr"))
 
 
+def test_a_frame_knows_where_it_comes_from(tmp_path):
+    table = xr.DataArray([[1, 2]], {"region": ["CTX"], "intensity": [0, 1]}, name="count")
+    table.attrs = {"store": "v.ome.zarr", "seed": np.int64(7), "digests": {"roi": "ab"}}
+    write_table(table, tmp_path / "t.parquet")
+    kept = pd.read_parquet(tmp_path / "t.parquet").attrs
+    assert kept == {"store": "v.ome.zarr", "seed": 7, "digests": {"roi": "ab"}}
+
+
 @pytest.mark.parametrize("suffix", [".json", ".nc", ".zarr"])
 def test_where_it_comes_from_is_kept(counts, tmp_path, suffix):
     path = tmp_path / f"table{suffix}"

@@ -55,6 +55,19 @@ def check_target(path: str | os.PathLike[str]) -> str:
     return suffix
 
 
+def check_apart(*paths: str | os.PathLike[str] | None) -> None:
+    """Raise RequestError where one file is to be written twice; None is none.
+
+    >>> check_apart("a.csv", None, None, "b.csv")
+    """
+    named = [Path(path).resolve() for path in paths if path is not None]
+    for path in named:
+        if named.count(path) > 1:
+            raise RequestError(
+                f"output {path}: it is named twice; give each file a name of its own"
+            )
+
+
 def _is_table(folder: Path) -> bool:
     """Whether a folder is a table that ``write_table`` wrote: nothing else may be replaced."""
     try:
@@ -70,7 +83,7 @@ def long_table(table: xr.DataArray | xr.Dataset) -> pd.DataFrame:
     Variables that lack one of the dims are left out (a region's total stands in every file that
     keeps arrays, ``.nc`` and ``.zarr``). Of a table whose attribute ``measures`` names its
     variables and their units, each measure has rows of its own, with what goes with it:
-    ``_low``, ``_high``, ``_p``, ``_p_holm``, ``_p_bh``.
+    ``_low``, ``_high``, ``_p``, ``_p_holm``, ``_p_bh``; ``test`` says what kind of test gave p.
 
     >>> import xarray as xr
     >>> table = xr.DataArray([[1, 2]], {"region": ["CTX"], "intensity": [0, 1]}, name="count")
@@ -103,13 +116,17 @@ def _by_measure(dataset: xr.Dataset) -> pd.DataFrame:
             s: plain[f"{name}_{s}"] for s in beside if f"{name}_{s}" in dataset
         }
         some = dataset.__class__(parts)
-        if "note" in plain:
-            some["note"] = plain["note"].broadcast_like(some["value"])
+        for text in ("test", "note"):
+            if text in plain and (text == "note" or f"{name}_p" in dataset):
+                some[text] = plain[text].broadcast_like(some["value"])
         frame = some.to_dataframe(dim_order=list(own)).reset_index()
         frames.append(frame.assign(measure=name, units=units))
     found = pd.concat(frames, ignore_index=True)
-    columns = [*dims, "measure", "value", *beside, "units", *(["note"] if "note" in plain else [])]
+    said = [text for text in ("test", "note") if text in found]
+    columns = [*dims, "measure", "value", *beside, "units", *said]
     found = found.reindex(columns=columns)
+    if "test" in found:  # of measures that have none
+        found["test"] = found["test"].where(found["test"].notna(), "")
     texts = [d for d in dims if dataset[d].dtype.kind in "OUT"]
     found[texts] = found[texts].fillna("")  # a number for all structures names none
     return found
@@ -124,7 +141,8 @@ def _dataset(table: xr.DataArray | xr.Dataset) -> xr.Dataset:
 def write_table(table: xr.DataArray | xr.Dataset, path: str | os.PathLike[str]) -> None:
     """Write a table, whole or not at all, in place of a table that was there before.
 
-    ``.json``, ``.nc`` and ``.zarr`` also keep where it comes from.
+    ``.json``, ``.nc``, ``.zarr`` and ``.parquet`` (``attrs`` of the frame that pandas reads) also
+    keep where it comes from.
 
     Raises
     ------
@@ -182,7 +200,9 @@ def _write(table: xr.DataArray | xr.Dataset, target: Path, suffix: str) -> None:
     if suffix == ".csv":
         long_table(table).to_csv(target, index=False)
     elif suffix == ".parquet":
-        long_table(table).to_parquet(target, index=False)
+        frame = long_table(table)
+        frame.attrs = _plain(table.attrs)
+        frame.to_parquet(target, index=False)
     elif suffix == ".json":
         target.write_text(as_json(table), encoding="utf-8")
     else:

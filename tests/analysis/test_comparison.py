@@ -207,14 +207,17 @@ def test_what_was_done_is_recorded(counted, found):
 def test_a_long_table_has_a_row_for_each_measure(counted, found):
     rows = long_table(found)
     assert rows.columns.tolist() == [
-        "region", "other", "measure", "value", "low", "high", "p", "p_holm", "p_bh", "units", "note"
+        "region", "other", "measure", "value", "low", "high", "p", "p_holm", "p_bh", "units",
+        "test", "note",
     ]  # fmt: skip
     assert len(rows) == 8 * 4 * 4
     one = rows.query("region == 'B' and other == 'A' and measure == 'wasserstein'").iloc[0]
     assert one["value"] == float(found["wasserstein"].sel(region="B", other="A"))
     assert one["p_bh"] == float(found["wasserstein_p_bh"].sel(region="B", other="A"))
     assert (one["units"], one["note"]) == ("grey levels", "")
+    assert one["test"] == str(found["test"].sel(region="B", other="A").item()) != ""
     assert rows.query("measure == 'js'")["p"].isna().all()
+    assert set(rows.query("measure == 'js'")["test"]) == {""}
     rows = long_table(compare(counted, of="microstructure", **DRAWS))
     assert rows.columns.tolist()[:4] == ["region", "other", "structure", "measure"]
     assert len(rows) == (5 + 2 * 3) * 4 * 4

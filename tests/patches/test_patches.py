@@ -207,6 +207,13 @@ def test_either_all_holds_or_it_says_why_not(world):
 # ---- what is drawn, and when it is computed ------------------------------------------------
 
 
+def test_a_key_does_not_take_the_place_of_patches(store, tmp_path):
+    out = tmp_path / "p.zarr"
+    with pytest.raises(RequestError, match="named twice; give each file a name of its own"):
+        patches(store, size_um=10, n_per_region=1, test=0, out=out, key=tmp_path / "x/../p.zarr")
+    assert not out.exists()
+
+
 def test_the_seed_decides(store):
     one, again, other = (
         patches(store, **MAIN, n_per_region=8, seed=s).compute() for s in (1, 1, 2)

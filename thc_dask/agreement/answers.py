@@ -122,17 +122,46 @@ def _table(answers: Any) -> tuple[pd.DataFrame, dict[str, Any]]:
         import io
 
         try:
+            text = data.decode("utf-8-sig")
+            between = _separator(text)
+            _check_shape(str(path), text, between)
             frame = pd.read_csv(
-                io.BytesIO(data), dtype=str, keep_default_na=False, encoding="utf-8-sig",
-                index_col=False,
-            )  # fmt: skip
+                io.StringIO(text), dtype=str, keep_default_na=False, index_col=False, sep=between
+            )
         except (ValueError, pd.errors.EmptyDataError) as error:
-            text = " ".join(str(error).split())
+            why = " ".join(str(error).split())
             raise DataError(
-                f"{path} is no CSV file with a line of column names: {text}; save it as UTF-8 CSV"
+                f"{path} is no CSV file with a line of column names: {why}; save it as UTF-8 CSV"
             ) from None
     frame = frame.rename(columns=lambda c: str(c).strip()).map(lambda v: str(v).strip())
     return frame, source | {"sha256": hashlib.sha256(data).hexdigest()}
+
+
+def _separator(text: str) -> str:
+    """Return what stands between columns: a comma, or what spreadsheets put where it is taken.
+
+    >>> _separator("key,ann;bob"), _separator("key;ann")
+    (',', ';')
+    """
+    first = text.partition("\n")[0]
+    return next((c for c in (",", ";", "\t") if c in first), ",")
+
+
+def _check_shape(name: str, text: str, separator: str) -> None:
+    """Raise RequestError where two columns have one name, DataError where a line is cut short."""
+    import csv
+
+    rows = csv.reader(text.splitlines(keepends=True), delimiter=separator)
+    columns = [column.strip() for column in next(rows, [])]
+    double = next((c for c in columns if columns.count(c) > 1), None)
+    if double is not None:
+        raise RequestError(f"{name} has two columns {double!r}; give each a name of its own")
+    for row in rows:
+        if row and len(row) != len(columns):
+            raise DataError(
+                f"{name} line {rows.line_num} has {len(row)} fields, and there are {len(columns)} "
+                "columns; leave a field empty where there is no answer"
+            )
 
 
 def _optional(name: str, columns: list[str], asked: str | None, usual: str) -> str | None:
@@ -173,6 +202,8 @@ def _classes(
 ) -> list[str]:
     """Return the classes: those given, or those of the key; every answer is one of them."""
     given = list(classes) if classes else sorted(_said(table, key), key=_natural)
+    if not given:
+        raise RequestError(f"{name}: column {key!r}, the key, is empty; name another with --key")
     if len(set(given)) < len(given):
         raise RequestError(f"classes {', '.join(given)}: name each once")
     _reject_reserved(name, given)

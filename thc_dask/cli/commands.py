@@ -203,12 +203,14 @@ def _drawing(args: Arguments) -> dict[str, Any]:
 
 def patches(args: Arguments) -> None:
     """Draw views inside regions."""
+    from thc_dask.output import check_apart
     from thc_dask.patches import key_path, patches
     from thc_dask.patches.extras import Extras
     from thc_dask.patches.table import facts, key_of
 
     more = Extras(args.sheet, args.examples, args.classify, args.answers)
     more.check(args.test)
+    check_apart(args.out, args.key, *more.files)
     with Meter("patches", "parts", args.json) as meter:
         found = patches(
             args.store, args.by, size_um=args.size, n_per_region=args.per_region,

@@ -40,9 +40,25 @@ def answer(ask: Callable[[], Any], out: str | None, as_json: bool) -> None:
     table = ask().compute()
     if out:
         output.write_table(table, out)
-        show({"written": out, "answered_from": table.attrs["answered_from"]}, as_json)
+        about = {"written": out, "answered_from": table.attrs["answered_from"]}
+        show(about | _to_know(table), as_json)
     else:
         print_table(table, as_json)
+        if not as_json:
+            show(_to_know(table), as_json)
+
+
+def _to_know(table: Any) -> dict[str, Any]:
+    """Return what numbers alone do not show: of which voxels they are, and what is missing."""
+    found = {k: table.attrs[k] for k in ("denominator", "aligned", "interpolated")
+             if k in table.attrs}  # fmt: skip
+    dims = tuple(table.sizes)
+    if dims[-1:] == ("intensity",) and table.name == "count":
+        rows = dims[-2]
+        total = table.sum([dim for dim in dims if dim != rows])
+        empty = [str(name) for name in table[rows].values[total.values == 0]]
+        found |= {"no_known_voxels": empty} if empty else {}
+    return found
 
 
 def print_table(table: Any, as_json: bool) -> None:

@@ -113,6 +113,7 @@ def patches(
         key = key_path(out) if key is None else key
     if key is not None:
         output.check_target(key)
+        output.check_apart(out, key)
     request = make_request(
         store_of(volume), by, size_um, n_per_region, regions, merge, test, margin_um, level, seed
     )
