@@ -63,9 +63,7 @@ def check_apart(*paths: str | os.PathLike[str] | None) -> None:
     named = [Path(path).resolve() for path in paths if path is not None]
     for path in named:
         if named.count(path) > 1:
-            raise RequestError(
-                f"output {path}: it is named twice; give each file a name of its own"
-            )
+            raise RequestError(f"output {path}: named twice; give each file a name of its own")
 
 
 def _is_table(folder: Path) -> bool:
