@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from thc_dask.errors import DataError, MissingError, RequestError
+from thc_dask.errors import DataError, MissingError, RequestError, ThcError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -124,15 +124,17 @@ def _table(answers: Any) -> tuple[pd.DataFrame, dict[str, Any]]:
         try:
             text = data.decode("utf-8-sig")
             between = _separator(text)
+            _check_shape(str(path), text, between)
             frame = pd.read_csv(
                 io.StringIO(text), dtype=str, keep_default_na=False, index_col=False, sep=between
             )
+        except ThcError:
+            raise
         except (ValueError, pd.errors.EmptyDataError) as error:
             why = " ".join(str(error).split())
             raise DataError(
                 f"{path} is no CSV file with a line of column names: {why}; save it as UTF-8 CSV"
             ) from None
-        _check_shape(str(path), text, between)
     frame = frame.rename(columns=lambda c: str(c).strip()).map(lambda v: str(v).strip())
     return frame, source | {"sha256": hashlib.sha256(data).hexdigest()}
 
