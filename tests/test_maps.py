@@ -92,6 +92,20 @@ def test_inside_one_region(store, cell_um, denominator):
     np.testing.assert_array_equal(found["n_vox"], n)
 
 
+@pytest.mark.parametrize("cell_um", [None, 4.1])
+def test_the_image_whatever_is_labelled(store, cell_um):
+    size = (8, 8, 8) if cell_um is None else (2, 4, 8)
+    found = maps(store, "image", cell_um=cell_um).compute()
+    mean, n = by_cell(size, IMAGE, np.ones(SHAPE, bool))
+    np.testing.assert_allclose(found["image_mean"], mean, rtol=1e-6)
+    np.testing.assert_array_equal(found["n_vox"], n)
+    assert "by" not in found.attrs
+    found = maps(store, "image", by="microstructure", cell_um=cell_um).compute()
+    mean, n = by_cell(size, IMAGE, MASK)
+    np.testing.assert_allclose(found["image_mean"], mean, rtol=1e-6)
+    np.testing.assert_array_equal(found["n_vox"], n)
+
+
 def test_tables_answer_where_cells_are_whole_chunks(store):
     counted = "counts" in Store(store).nodes
     with raise_if_computes():

@@ -14,7 +14,7 @@ from thc_dask.cells import Cells, cell_counts
 from thc_dask.errors import MissingError, RequestError
 from thc_dask.grid import AXES, Extent, Grid, Vox
 from thc_dask.index import index_of
-from thc_dask.pairs import IMAGE, Pair, describe, make_pair
+from thc_dask.pairs import EVERY, IMAGE, Pair, describe, make_pair
 from thc_dask.results import apply, attributes
 from thc_dask.sampling import DENOMINATORS, check_denominator, check_kinds, is_masked, restricted
 from thc_dask.store.maps import keep_map
@@ -53,8 +53,8 @@ def maps(
         Label set of structures (a map of the fraction of each), or ``image`` (one of the mean
         intensity).
     by
-        Label set of regions, where only ``region`` counts, or where the image is known; for
-        ``image`` by default the first.
+        Label set of regions, where only ``region`` counts; of ``image``, only voxels where it is
+        known. Without it, or a ``region`` (of the first such set), ``image`` is of all voxels.
     region
         Count only voxels of this region.
     cell_um
@@ -156,7 +156,7 @@ class _Asked:
 
 def _asked(store: Store, of: str, by: str | None, region: str | None, denominator: str) -> _Asked:
     check_denominator(denominator, of)
-    if of == IMAGE and by is None:
+    if of == IMAGE and by is None and region is not None:
         kinds = {n: s.scheme.kind for n, s in store.label_sets.items()}
         by = next((n for n, kind in kinds.items() if kind == "region"), next(iter(kinds), None))
         if by is None:
@@ -167,7 +167,7 @@ def _asked(store: Store, of: str, by: str | None, region: str | None, denominato
         check_kinds(store, of, by)
     rows, columns = (of, IMAGE) if by is None else (by, of)
     pair = make_pair(store, rows, columns)
-    scheme = store.label_set(rows).scheme
+    scheme = EVERY if rows == IMAGE else store.label_set(rows).scheme
     chosen = tuple(range(len(scheme.labels)))
     if region is not None:
         names = [x.name for x in scheme.labels]
