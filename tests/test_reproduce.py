@@ -1,6 +1,7 @@
 """The paper's figures: made views and answers against plain numpy and the libraries; real files."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -247,6 +248,24 @@ def test_files_that_are_not_what_they_should_be(tmp_path, files, error, says):
     with pytest.raises(error, match=says):
         thc.reproduce(tmp_path, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_one_bad_file_keeps_no_other_panel_from_being_made(folder, tmp_path):
+    data = shutil.copytree(folder, tmp_path / "data")
+    (data / "masks.npz").write_bytes(b"PK no zip")
+    for name in ("slice_z309.tif", "roi_z309.tif"):
+        (data / name).write_bytes(b"no TIFF")
+    (data / "roi_z309.json").write_text("{}")
+    made = thc.reproduce(data, tmp_path / "out", **QUICK)
+    assert sorted(made.files) == ["2B", "2D", "3B", "3C"]
+    assert "masks.npz: not a readable .npz file" in made.missing["2C"] == made.missing["2E"]
+    assert "slice_z309.tif" in made.missing["3A"]
+    (data / "irr.csv").write_text("key,ann,ann\n")
+    made = thc.reproduce(data, tmp_path / "again", **QUICK)
+    assert "two columns 'ann'" in made.missing["3B"]
+    with pytest.raises(RequestError, match="confidence 2: give a number between 0 and 1"):
+        thc.reproduce(data, tmp_path / "third", confidence=2)
+    assert not (tmp_path / "third").exists()
 
 
 def test_requests_that_cannot_be_met(tmp_path, folder):

@@ -5,16 +5,18 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from thc_dask import __version__
 from thc_dask.catalogue import errata
-from thc_dask.errors import MissingError, RequestError, writing
+from thc_dask.errors import MissingError, RequestError, ThcError, writing
 
 PANELS = ("2A", "2B", "2C", "2D", "2E", "3A", "3B", "3C")
+OF_IMAGES, OF_MASKS = ("2A", "2B", "2D"), ("2C", "2E")
 RECORD = "reproduce.json"
 ANSWERS = "irr.csv"
 SLICE = ("slice_z309.tif", "roi_z309.tif", "roi_z309.json")
@@ -126,18 +128,24 @@ class _Job:
             raise MissingError(f"data {data}: no such folder; give the one with masks.npz, irr.csv")
         if out.exists() and not out.is_dir():
             raise RequestError(f"output {out} is a file; give a folder")
+        from thc_dask.kernels.statistics import Resampling
+
         self._data, self._out, self._tell = data, out, tell
+        Resampling(*options)  # says what is wrong before anything is made
         self._n_resamples, self._confidence, self._seed = options
         self._files: dict[str, list[str]] = {}
         self._notes: dict[str, list[str]] = {}
         self._missing: dict[str, str] = {}
         self._inputs: dict[str, dict[str, Any]] = {}
+        self._failure: ThcError | None = None
 
     def run(self, image: Any, labels: Any) -> Reproduction:
         """Make every panel that can be made; the record last."""
         for panel in self._panels(image, labels):
             self._write(panel)
         if not self._files:
+            if self._failure is not None:
+                raise self._failure
             raise MissingError(
                 f"data {self._data}: holds nothing to make a panel from; put masks.npz, imgs.npz "
                 f"or {ANSWERS} there, or give --image and --labels"
@@ -164,20 +172,34 @@ class _Job:
         images, masks = self._samples(image, labels)
         if images is None:
             why = NO_IMAGES.format(folder=self._data) + self._too_coarse()
-            self._missing |= dict.fromkeys(("2A", "2B", "2D"), why)
+            self._missing = dict.fromkeys(OF_IMAGES, why) | self._missing
         else:
             if masks is not None and images.pairs_with(masks):
                 yield panels.examples(images, masks)
             else:
                 self._missing["2A"] = "needs grey and annotated views of the same places"
-            yield from panels.intensities(images)
+            with self._or_missing(OF_IMAGES):
+                yield from panels.intensities(images)
         if masks is None:
-            self._missing |= dict.fromkeys(("2C", "2E"), NO_MASKS.format(folder=self._data))
+            why = NO_MASKS.format(folder=self._data)
+            self._missing = dict.fromkeys(OF_MASKS, why) | self._missing
         else:
             how = panels.Interval(self._n_resamples, self._confidence, self._seed)
-            yield from panels.structures(masks, how)
-        yield from self._slice()
-        yield from self._raters()
+            with self._or_missing(OF_MASKS):
+                yield from panels.structures(masks, how)
+        with self._or_missing(["3A"]):
+            yield from self._slice()
+        with self._or_missing(["3B", "3C"]):
+            yield from self._raters()
+
+    @contextmanager
+    def _or_missing(self, panels: Sequence[str]) -> Iterator[None]:
+        """Note panels as missing where their file is no good; the others are made all the same."""
+        try:
+            yield
+        except ThcError as error:
+            self._failure = self._failure or error
+            self._missing |= {p: str(error) for p in panels if p not in self._files}
 
     def _samples(self, image: Any, labels: Any) -> tuple[Any, Any]:
         """Return grey and annotated views; a source that is given goes before files."""
@@ -190,11 +212,13 @@ class _Job:
                 self._inputs[what] = dict(reader.provenance)
         images, masks = read_cubes(*given) if any(r is not None for r in given) else (None, None)
         if images is None:
-            images = find_images(self._data)
-            self._read("imgs*.npz", images)
+            with self._or_missing(OF_IMAGES):
+                images = find_images(self._data)
+                self._read("imgs*.npz", images)
         if masks is None:
-            masks = find_masks(self._data)
-            self._read("masks*.npz", masks)
+            with self._or_missing(OF_MASKS):
+                masks = find_masks(self._data)
+                self._read("masks*.npz", masks)
         return images, masks
 
     def _too_coarse(self) -> str:

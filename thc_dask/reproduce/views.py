@@ -200,8 +200,8 @@ def _load(path: Path) -> dict[str, NDArray[Any]]:
         with np.load(path, allow_pickle=False) as held:
             return {str(name): np.asarray(held[name]) for name in held.files}
     except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile, zlib.error) as error:
-        text = " ".join(str(error).split())
-        raise DataError(f"{path}: not a readable .npz file ({text}); fetch it again") from error
+        # Not what numpy says: it recommends to unpickle, which runs whatever is in the file.
+        raise DataError(f"{path}: not a readable .npz file of arrays; fetch it again") from error
 
 
 def _files(arrays: dict[str, tuple[NDArray[Any], str]]) -> str:
