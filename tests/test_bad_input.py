@@ -232,7 +232,7 @@ def test_spacing_that_nobody_gave(refuses, inputs):
     ("options", "why"),
     [
         (("--chunk", "63"), "the chunk must be even"),
-        (("--chunk", "64", "--shard", "100"), "for chunk 64 use a shard of 256"),
+        (("--chunk", "64", "--shard", "100"), "such as a chunk of 64 and a shard of 256"),
         (("--chunk", "64,64"), "give whole numbers of at least 1 as z,y,x"),
         (("--levels", "99"), "levels 99: give 1 to 24"),
         (("--levels", "many"), "'many' is not a whole number"),

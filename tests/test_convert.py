@@ -13,7 +13,7 @@ from tests.strategies import Watched, source, volumes
 from thc_dask import convert, labels, open_volume, verify
 from thc_dask.convert import write_store
 from thc_dask.errors import DataError, ExistsError, RequestError, UnfinishedError
-from thc_dask.grid import Grid
+from thc_dask.grid import Box, Grid
 
 RNG = np.random.default_rng(7)
 SMALL = {"spacing": "1um", "chunk": (8, 8, 8), "shard": (16, 16, 16), "levels": 3}
@@ -168,6 +168,37 @@ def test_a_part_of_a_store_is_not_overwritten(tmp_path):
     with pytest.raises(ExistsError, match="is not a store, so --overwrite leaves it alone"):
         convert(source(noise(4, 4, 4)), f"{url}/0", spacing="1um", overwrite=True)
     assert read_files(store) == before
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"spacing": "1"}, "has no unit"),
+        ({"spacing": (1, 2)}, "give one length, or three"),
+        ({"spacing": -1.0}, "must be above 0"),
+        ({"chunk": 8.5}, "give a whole number of voxels, or three"),
+        ({"chunk": (8, 8)}, "give a whole number of voxels, or three"),
+        ({"chunk": 3}, "such as a chunk of 4 and a shard of 16"),
+        ({"crop": ((0, 0, 0), (1, 1, 1))}, r"give Box\("),
+        ({"window": "p0:p101"}, "percentiles go from 0 to 100"),
+    ],
+)
+def test_options_of_another_type_are_refused_by_name(options, said):
+    array = source(noise(4, 4, 4, dtype=np.uint16))
+    with pytest.raises(RequestError, match=said):
+        convert(array, new_store(), **options)
+    with pytest.raises(RequestError, match="give where it begins and ends"):
+        Box((0, 0), (1, 1))
+
+
+def test_numbers_do_for_sizes():
+    array = source(noise(20, 20, 20))
+    stores = new_store(), new_store()
+    convert(array, stores[0], spacing="1.5um", chunk=(4, 4, 4), shard=(8, 8, 8))
+    convert(array, stores[1], spacing=1.5, chunk=4, shard=8)
+    assert read_files(stores[0]) == read_files(stores[1])
+    convert(array, stores[1], spacing=(1.5, 1.5, 1.5), chunk=4, shard=8, overwrite=True)
+    assert read_files(stores[0]) == read_files(stores[1])
 
 
 def test_nothing_is_written_into_a_zarr_that_is_read(tmp_path):

@@ -88,6 +88,11 @@ class Box:
     start_um: Um
     stop_um: Um
 
+    def __post_init__(self) -> None:
+        for ends in (self.start_um, self.stop_um):
+            if not isinstance(ends, Sequence) or isinstance(ends, str) or len(ends) != 3:
+                raise RequestError(f"box {ends!r}: give where it begins and ends as (z, y, x) um")
+
     def __str__(self) -> str:
         return ",".join(f"{a:g}:{b:g}" for a, b in zip(self.start_um, self.stop_um, strict=True))
 
@@ -154,6 +159,8 @@ class Grid:
         """
         if box is None:
             return self.extent
+        if not isinstance(box, Box):
+            raise RequestError(f"box {box!r}: give Box((z, y, x), (z, y, x)), in micrometers")
         starts, stops = [], []
         for axis, (low, high) in enumerate(zip(box.start_um, box.stop_um, strict=True)):
             if not low < high:
@@ -239,8 +246,10 @@ def _subtract(box: Extent, other: Extent) -> list[Extent]:
     return rest
 
 
-def parse_spacing(text: str) -> Um:
+def parse_spacing(text: str | float | Sequence[float]) -> Um:
     """Return the spacing in micrometers of ``1.17um`` or ``2um,1.17um,1.17um`` (z, y, x).
+
+    Numbers, one or three, are micrometers.
 
     Raises
     ------
@@ -251,9 +260,12 @@ def parse_spacing(text: str) -> Um:
     --------
     >>> parse_spacing("1.17um")
     (1.17, 1.17, 1.17)
-    >>> parse_spacing("2um,1170nm,1170nm")
-    (2.0, 1.17, 1.17)
+    >>> parse_spacing("2um,1170nm,1170nm"), parse_spacing((2, 1.17, 1.17))
+    ((2.0, 1.17, 1.17), (2.0, 1.17, 1.17))
     """
+    if not isinstance(text, str):
+        numbers = text if isinstance(text, Sequence) else [text]
+        text = ",".join(f"{number!r}um" for number in numbers)
     parts = [_length(part.strip(), text) for part in text.split(",")]
     if len(parts) == 1:
         parts *= 3

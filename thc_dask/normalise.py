@@ -197,6 +197,8 @@ def parse_window(text: str) -> tuple[bool, tuple[float, float]] | None:
         raise RequestError(
             f"window {text!r}: give LOW:HIGH in grey levels of the source, p0.1:p99.9, or auto"
         ) from None
-    if not low < high or (percent and not 0 <= low < high <= 100):
+    if not low < high:
         raise RequestError(f"window {text!r}: the first end must be below the second")
+    if percent and not 0 <= low < high <= 100:
+        raise RequestError(f"window {text!r}: percentiles go from 0 to 100")
     return percent, (low, high)

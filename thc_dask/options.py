@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields, replace
+from operator import index
 from typing import Any
 
 from thc_dask.errors import RequestError
@@ -15,9 +17,9 @@ MEMORY_BYTES = 2**30  # what the buffers of one process may hold, unless told ot
 class Conversion:
     """How a source becomes a store."""
 
-    spacing: str | None = None
+    spacing: str | float | Sequence[float] | None = None
     """Distance of voxel centres with its unit, ``"1.17um"`` or ``"2um,1.17um,1.17um"`` (z, y, x);
-    None takes what the source says."""
+    numbers are micrometers; None takes what the source says."""
     levels: int | None = None
     """Levels of the pyramid; None goes on until the longest side is 256 voxels or fewer."""
     chunk: Vox | None = None
@@ -59,4 +61,18 @@ def wanted(options: Conversion | None = None, **more: Any) -> Conversion:
     for name in more:
         if name not in names:
             raise RequestError(f"convert: unknown option {name!r}; known: {', '.join(names)}")
+    for name in ("chunk", "shard"):
+        if more.get(name) is not None:
+            more[name] = _three(name, more[name])
     return replace(options or Conversion(), **more)
+
+
+def _three(name: str, size: Any) -> Vox:
+    """Return voxels along z, y and x; one number is that of all three."""
+    try:
+        z, y, x = (index(n) for n in (size if isinstance(size, Iterable) else (size,) * 3))
+    except (TypeError, ValueError):
+        raise RequestError(
+            f"{name} {size!r}: give a whole number of voxels, or three (z, y, x)"
+        ) from None
+    return z, y, x

@@ -118,7 +118,10 @@ def test_defaults_follow_the_shape():
         ({"n_levels": 25}, "levels 25: give 1 to 24"),
         ({"chunk": (3, 4, 4)}, "along z the chunk must be even"),
         ({"chunk": (4, 0, 4)}, "along y the chunk must be even"),
-        ({"chunk": (4, 4, 4), "shard": (8, 8, 10)}, "along x .* for chunk 4 use a shard of 16"),
+        (
+            {"chunk": (4, 4, 4), "shard": (8, 8, 10)},
+            "along x .* such as a chunk of 4 and a shard of 16",
+        ),
         ({"chunk": (4, 4, 4), "shard": (8, 8, 0)}, "along x .* the shard a multiple of it"),
     ],
 )

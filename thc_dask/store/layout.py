@@ -96,9 +96,11 @@ def make_levels(
         raise RequestError(f"levels {n_levels}: give 1 to 24")
     for axis, c, s in zip(AXES, chunk, shard, strict=True):
         if c < 2 or c % 2 or s < c or s % c:
+            even = max(2, c + c % 2)
             raise RequestError(
                 f"chunk {chunk} and shard {shard}: along {axis} the chunk must be even and the "
-                f"shard a multiple of it; for chunk {c} use a shard of {c * SHARD_CHUNKS}"
+                f"shard a multiple of it, such as a chunk of {even} and a shard of "
+                f"{even * SHARD_CHUNKS}"
             )
     levels: list[Level] = []
     wave = 0
