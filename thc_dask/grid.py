@@ -174,7 +174,8 @@ class Grid:
         if found.n_vox == 0:
             raise RequestError(
                 f"box {box} um holds no voxel centre of the volume; the volume spans "
-                f"{self.span()} um (z,y,x)"
+                f"{self.span()} um (z,y,x), its centres are "
+                f"{','.join(f'{p:g}' for p in self.spacing_um)} um apart"
             )
         return found
 

@@ -370,6 +370,15 @@ def test_whole_offsets_written_as_floats_are_as_good(tmp_path):
     assert opened(path).grid.shape == (4, 7, 10)
 
 
+@pytest.mark.filterwarnings("ignore:mosaic. .* touches no other")
+def test_tiles_impossibly_far_apart_are_refused(tmp_path):
+    path = saved(tmp_path, [noise((4, 5, 6))] * 2, [(0, 0, 0), (0, 10**9, 10**9)])
+    with pytest.raises(
+        RequestError, match=r"tiles of 240 voxels over \[4, 1000000005, 1000000006\]"
+    ):
+        opened(path)
+
+
 def test_a_tile_by_itself_is_warned_of(tmp_path):
     arrays = [noise((4, 5, 6), seed=i) for i in range(3)]
     path = saved(tmp_path, arrays, [(0, 0, 0), (0, 5, 0), (0, 0, 7)])

@@ -14,6 +14,7 @@ A manifest beside the tiles says where each begins, in voxels (z, y, x)::
 from __future__ import annotations
 
 import itertools
+import math
 import os
 import warnings
 from collections.abc import Callable, Sequence
@@ -34,6 +35,7 @@ __all__ = ["Mosaic", "claims", "open_mosaic"]
 
 # What is read of each tile at a time.
 STEP_BYTES = 32 * 2**20
+MOST_EMPTY = 1000  # times the voxels of all tiles that their mosaic may have
 
 Opener = Callable[[str, Um | None], Reader]
 
@@ -142,8 +144,8 @@ def open_mosaic(
     MissingError
         No such manifest or tile.
     RequestError
-        The manifest is malformed, no voxel size is known, tiles differ in it or in their type, or
-        64 bit integers would be averaged.
+        The manifest is malformed, no voxel size is known, tiles differ in it or in their type, lie
+        impossibly far apart, or 64 bit integers would be averaged.
     DataError
         A tile is damaged.
 
@@ -178,6 +180,12 @@ def open_mosaic(
     stops = starts + [reader.grid.shape for reader in readers]
     _warn_of_lonely(path, entries, starts, stops)
     first, shape = starts.min(axis=0), (stops.max(axis=0) - starts.min(axis=0)).tolist()
+    held = sum(reader.grid.n_vox for reader in readers)
+    if math.prod(shape) > MOST_EMPTY * held:
+        raise RequestError(
+            f"mosaic: {path}: its offsets spread tiles of {held} voxels over {shape} (z,y,x), more "
+            f"than {MOST_EMPTY} times as many; check them: they are voxels, z,y,x"
+        )
     tiles = tuple(
         Tile(reader, Extent(tuple((a - first).tolist()), tuple((b - first).tolist())))
         for reader, a, b in zip(readers, starts, stops, strict=True)
