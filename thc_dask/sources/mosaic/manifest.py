@@ -66,12 +66,18 @@ def parse(file: File) -> Manifest:
             f"mosaic: {file.path}: feather {feather!r} is not a whole number of voxels from 0 to "
             f"{MOST_FEATHER}"
         )
+    return Manifest(file, entries, _spacing(file, found), feather)
+
+
+def _spacing(file: File, found: dict[str, Any]) -> Um | None:
+    if "spacing" not in found:
+        return None
     try:
-        spacing = parse_spacing(found["spacing"]) if "spacing" in found else None
-    except (RequestError, AttributeError) as error:
-        why = error if isinstance(error, RequestError) else f"spacing: {found['spacing']!r}"
-        raise RequestError(f"mosaic: {file.path}: {why}; write it like 1.17um") from error
-    return Manifest(file, entries, spacing, feather)
+        if not isinstance(found["spacing"], str):  # in a file a number may be anything
+            raise RequestError(f"spacing: {found['spacing']!r}")
+        return parse_spacing(found["spacing"])
+    except RequestError as error:
+        raise RequestError(f"mosaic: {file.path}: {error}; write it like 1.17um") from error
 
 
 def _entry(file: File, number: int, tile: Any) -> Entry:
