@@ -162,7 +162,8 @@ def test_a_source_that_is_lost(convert, slices, undisturbed, during, tmp_path, h
     assert code == 1
     said = "was there at opening, now: No such file" if how == "gone" else "has changed since"
     assert line.startswith(f"thc convert: slices: plane 95: {last} {said}"), line
-    assert line.endswith("(--resume goes on where it stopped)")
+    said = "--resume goes on where it stopped if the source is what it was, --overwrite from anew"
+    assert line.endswith(f"({said})")
     assert_unfinished(store)
     code, line = convert(folder, store, "--resume")
     assert code == (1 if how == "cut" else 2)  # as it is now it is no source, or another

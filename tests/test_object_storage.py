@@ -139,8 +139,8 @@ REQUESTS = {
     "convert": {"GET": 16, "LIST": 4, "POST": 3, "PUT": 56},
     "labels": {"GET": 16, "LIST": 3, "POST": 3, "PUT": 58},
     "count": {"GET": 26, "LIST": 2, "POST": 3, "PUT": 32},
-    "histogram": {"GET": 7},
-    "histogram of a box": {"GET": 11},
+    "histogram": {"GET": 8},
+    "histogram of a box": {"GET": 12},
     "verify": {"GET": 158, "HEAD": 90, "LIST": 2},
 }
 

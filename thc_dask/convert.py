@@ -364,7 +364,7 @@ def _refuse_nesting(source: Any, store: str | os.PathLike[str]) -> None:
     """Raise RequestError where the store would be written over its own source, or into a store."""
     if "://" in str(store):
         return
-    there = Path(store).resolve()
+    there, here = Path(store).resolve(), None
     if isinstance(source, str | os.PathLike) and ":" not in str(source):
         here = Path(source).resolve()
         if here == there or there in here.parents:
@@ -376,9 +376,8 @@ def _refuse_nesting(source: Any, store: str | os.PathLike[str]) -> None:
         root = above.get(ROOT)
         if (root is not None and is_ours(above, root)) or above.get(PLAN) is not None:
             raise RequestError(f"store {store} would lie inside the store {folder}; choose another")
-        if any((folder / name).is_file() for name in (".zarray", ".zgroup", ROOT)) and (
-            isinstance(source, str | os.PathLike) and folder == Path(source).resolve()
-        ):
+        zarrs = (".zarray", ".zgroup", ROOT)
+        if folder == here and any(above.size(name) is not None for name in zarrs):
             raise RequestError(
                 f"store {store} would lie inside its source {source}; choose another"
             )

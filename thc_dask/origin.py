@@ -65,7 +65,7 @@ def orientation_of(provenance: dict[str, Any]) -> str | None:
     'RAS'
     >>> inner = {"kind": "nifti", "orientation": "RAS"}
     >>> orientation_of({"kind": "reordered", "order": "xzy", "flip": "y", "source": inner})
-    'SRP'
+    'SLA'
     """
     if not isinstance(provenance.get("source"), dict):
         found: str | None = provenance.get("orientation")

@@ -19,6 +19,8 @@ KINDS = {
 
 Location = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 
+GAPS = 4  # where more than one number in so many is left out, planes were chosen
+
 # Threads hide the latency of a network or a spinning disk; parsing itself gains nothing by them.
 HEADER_THREADS = 8
 
@@ -84,8 +86,8 @@ def _warn_of_gap(paths: Sequence[Path]) -> None:
     numbers = [int(p[varied[0]]) for p in parts]
     steps = [b - a for a, b in pairwise(numbers)]
     usual = min(steps)
-    lost = sum(step // usual - 1 for step in steps) if usual > 0 else 0
-    if 0 < lost < len(paths):
+    lost = sum(step - 1 for step in steps)
+    if usual == 1 and 0 < GAPS * lost <= len(paths):
         at = next(i for i, step in enumerate(steps) if step != usual)
         warnings.warn(
             f"slices: {lost} of the numbers {numbers[0]} to {numbers[-1]} are left out, the first "
