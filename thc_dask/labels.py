@@ -14,7 +14,7 @@ from thc_dask import schedule
 from thc_dask.convert import MEMORY_BYTES, run_waves
 from thc_dask.errors import DataError, ExistsError, RequestError
 from thc_dask.grid import AXES, Extent, Vox, disjoint
-from thc_dask.origin import inmost, orientation_of
+from thc_dask.origin import inmost, is_reordered, orientation_of
 from thc_dask.placement import Added, Laid, Placed, offset_of, place, turned
 from thc_dask.progress import Progress
 from thc_dask.reader import Reader
@@ -161,9 +161,12 @@ def _own_place(source: Any, reader: Reader, volume: Store, called: str) -> Vox |
 
     OME-Zarr always does; medical images where the volume was one, and their axes are the same.
     """
-    same = orientation_of(reader.provenance) == orientation_of(volume.thc["provenance"])
-    knows = "orientation" in reader.provenance and same and reader.provenance["orientation"]
-    if inmost(reader.provenance)["kind"] != "zarr" and not knows:
+    image, points = volume.thc["provenance"], orientation_of(reader.provenance)
+    # Axes that were turned round say no longer where their first voxel is.
+    knows = points is not None and points == orientation_of(image)
+    if inmost(reader.provenance)["kind"] != "zarr" and (
+        not knows or is_reordered(image) or is_reordered(reader.provenance)
+    ):
         return None
     try:
         own = open_reader(source).grid

@@ -58,6 +58,18 @@ def inmost(provenance: dict[str, Any]) -> dict[str, Any]:
     return provenance
 
 
+def is_reordered(provenance: dict[str, Any]) -> bool:
+    """Return whether axes of a source were put in another order or turned round.
+
+    >>> inner = {"kind": "reordered", "source": {"kind": "npy"}}
+    >>> is_reordered({"kind": "cropped", "source": inner}), is_reordered({"kind": "npy"})
+    (True, False)
+    """
+    while isinstance(provenance.get("source"), dict) and provenance["kind"] != "reordered":
+        provenance = provenance["source"]
+    return bool(provenance["kind"] == "reordered")
+
+
 def orientation_of(provenance: dict[str, Any]) -> str | None:
     """Return where x, y and z of a medical image point to, however it was reordered.
 

@@ -423,6 +423,12 @@ def test_a_segmentation_of_a_part_knows_its_place(tmp_path):
     expected = np.zeros_like(roi)
     expected[3:9, 5:20, 7:30] = roi[3:9, 5:20, 7:30]
     np.testing.assert_array_equal(volume["labels/roi/0/roi"], expected)
+    flipped = tmp_path / "f.ome.zarr"
+    convert(tmp_path / "image.nii", flipped, flip="x")
+    affine[0, 0] *= -1  # along the axes of what was flipped: where it begins nobody knows
+    path = saved(tmp_path / "f.nii", roi[3:9, 5:20, 7:30], affine=affine)
+    with pytest.raises(RequestError, match="give --offset z,y,x, or --planes"):
+        labels(path, flipped, "roi", "prasad2020-roi")
     coarse = np.diag([-0.00234, -0.0026, 0.004, 1.0])
     with pytest.warns(UserWarning, match="their voxels are 4,2.6,2.34 um, those of the volume"):
         labels(saved(tmp_path / "c.nii", roi, affine=coarse), store, "c", "prasad2020-roi")
