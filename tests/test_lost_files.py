@@ -86,7 +86,7 @@ def test_a_shard_that_is_gone_is_not_zeros(store, array):
     with pytest.raises(DataError, match=said):
         summary(store, box=CUT, denominator="unclipped").compute()
     with pytest.raises(DataError, match=said):
-        maps(store, "image", cell_um=9).compute()
+        maps(store, "image", by="roi", cell_um=9).compute()
     shutil.rmtree(store / "counts")
     with pytest.raises(DataError, match=said):
         write_counts(store)

@@ -204,7 +204,7 @@ def test_real_numbers_become_eight_bit_unasked_and_sixteen_bit_stays():
         ({"flip": "t"}, "flip 't': name axes"),
         ({"window": "1:2:3"}, "window '1:2:3': give LOW:HIGH"),
         ({"window": "5:5"}, "the first end must be below"),
-        ({"window": "p5:p101"}, "the first end must be below"),
+        ({"window": "p5:p101"}, "percentiles go from 0 to 100"),
         ({"crop": Box((50, 0, 0), (60, 9, 9))}, "holds no voxel centre"),
     ],
 )
