@@ -20,10 +20,10 @@ from thc_dask.grid import Extent, Grid, blocks
 from thc_dask.labels import write_labels
 from thc_dask.sources import open_source
 from thc_dask.store import metadata, witness
+from thc_dask.store.books import digest
 from thc_dask.store.column import Column
 from thc_dask.store.halving import MeanOfVoxels
 from thc_dask.store.layout import make_levels
-from thc_dask.store.publish import digest
 from thc_dask.store.read import Store
 from thc_dask.store.root import node_bytes, sealed
 from thc_dask.store.shards import Codec

@@ -39,6 +39,7 @@ from thc_dask.store.publish import (
     PLAN,
     begin,
     check_place,
+    go_on,
     interrupted,
     is_ours,
     publish_image,
@@ -49,7 +50,7 @@ from thc_dask.store.root import ROOT
 from thc_dask.store.shards import Codec
 from thc_dask.store.staging import tidy
 from thc_dask.store.tables import n_files_of_all
-from thc_dask.store.target import RECEIPTS, Target
+from thc_dask.store.target import Target
 from thc_dask.store.write import plan_waves
 from thc_dask.views import EightBit
 from thc_dask.waves import Tasks, n_bytes, n_shards, n_vox_todo, run_waves, unfinished
@@ -58,8 +59,7 @@ if TYPE_CHECKING:
     import xarray as xr
 
 LARGE_VOX = 2**29  # such a volume repays compiling the mean
-TABLES = "counts"
-COUNTS = f"{TABLES}/{IMAGE}"
+COUNTS = f"counts/{IMAGE}"
 
 
 @dataclass(frozen=True)
@@ -174,9 +174,7 @@ def carry_out(
         if begun is None:
             begin(location, {**record, "plan": asdict(plan)}, options.overwrite)
         else:
-            sweep(location)
-            for place in (TABLES, f"{RECEIPTS}/{TABLES}"):
-                location.delete(place)  # they come last, and may not be wanted any more
+            go_on(location)
             tasks = unfinished(tasks)
         try:
             if reader.grid.n_vox >= LARGE_VOX:

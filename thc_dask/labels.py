@@ -12,7 +12,7 @@ import numpy as np
 
 from thc_dask import schedule
 from thc_dask.convert import MEMORY_BYTES, run_waves
-from thc_dask.errors import DataError, ExistsError, RequestError
+from thc_dask.errors import ExistsError, RequestError
 from thc_dask.grid import AXES, Extent, Vox, disjoint
 from thc_dask.origin import inmost, is_reordered, orientation_of
 from thc_dask.placement import Added, Laid, Placed, offset_of, place, turned
@@ -21,13 +21,14 @@ from thc_dask.reader import Reader
 from thc_dask.schemes import Scheme, find_scheme
 from thc_dask.sources import open_reader
 from thc_dask.store import sight
+from thc_dask.store.books import book_key, receipts_key
 from thc_dask.store.halving import ModeOfKnown
 from thc_dask.store.publish import claim_labels, clear_receipts, sweep, write_nodes_of_labels
 from thc_dask.store.read import LabelSet, Store, open_volume, store_of
 from thc_dask.store.root import add_nodes
 from thc_dask.store.shards import Codec
 from thc_dask.store.staging import Staged, tidy
-from thc_dask.store.target import RECEIPTS, Receipt, Target
+from thc_dask.store.target import Receipt, Target
 from thc_dask.store.write import plan_waves
 
 if TYPE_CHECKING:
@@ -233,7 +234,7 @@ def bring_in(
             staged.discard()
         elif name not in Store(store.location).label_sets:
             # Last what says that the rest is ours.
-            for key in (prefix, f"{RECEIPTS}/{prefix}{name}.jsonl", f"{RECEIPTS}/{prefix}{name}"):
+            for key in (prefix, book_key(target.what), receipts_key(target.what)):
                 store.location.delete(key)
         raise
     return Store(store.location).label_set(name)
@@ -241,11 +242,7 @@ def bring_in(
 
 def _merge(store: Store, target: Target, receipts: Sequence[Receipt]) -> list[Receipt]:
     """Return the receipts of all shards: the new ones, and the old ones of those left alone."""
-    key = f"{RECEIPTS}/{target.prefix}{target.name}.jsonl"
-    data = store.location.get(key)
-    if data is None:
-        raise DataError(f"{store.url}/{key} is missing; run thc verify")
-    shards = {s["key"]: s for s in map(json.loads, data.decode().splitlines())}
+    shards = store.book(target.what).sound(store.location)
     shards |= {s["key"]: s for r in receipts for s in r["shards"]}
     return [{"shards": list(shards.values())}]
 

@@ -13,39 +13,32 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-import google_crc32c
 import numpy as np
 from numpy.typing import NDArray
 
+from thc_dask.errors import DataError
 from thc_dask.grid import Extent, Vox
 from thc_dask.pairs import IMAGE, Pair, describe, make_pair
-from thc_dask.store import witness
+from thc_dask.store.books import fetch
 from thc_dask.store.read import Store
 from thc_dask.store.tableparts import Sparse
 from thc_dask.store.tableread import read_array, read_sparse
 from thc_dask.store.tables import Table, stored_digests
-from thc_dask.store.target import RECEIPTS
 
 
 class Books:
-    """Receipts of a store's voxels, each book read once."""
+    """Receipts of what is in a store, each book read once."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._books = {book.key: book for book in witness.books(store)}
         self._read: dict[str, dict[str, Any] | None] = {}
 
-    def of(self, name: str) -> dict[str, Any] | None:
-        """Return the receipts of ``image`` or a label set by key, None where they are damaged."""
-        own = IMAGE if name == IMAGE else f"labels/{name}/{name}"
-        return self.at(f"{RECEIPTS}/{own}.jsonl")
-
-    def at(self, key: str) -> dict[str, Any] | None:
-        """Return the receipts of a book by the key of what they are of."""
-        if key not in self._read:
-            found, lost = self._books[key].read(self._store.location)
-            self._read[key] = None if lost else {line["key"]: line for line in found}
-        return self._read[key]
+    def of(self, what: str) -> dict[str, Any] | None:
+        """Return the receipts of ``image``, ``labels/roi``, ..., None where they are damaged."""
+        if what not in self._read:
+            found, lost = self._store.book(what).read(self._store.location)
+            self._read[what] = None if lost else found
+        return self._read[what]
 
 
 def layer_digests(pair: Pair, books: Books) -> dict[str, str]:
@@ -63,7 +56,7 @@ def layer_digests(pair: Pair, books: Books) -> dict[str, str]:
             shards.setdefault(z, set()).update(pair.rows.array.shards(part))
     said: dict[int, list[Any]] = {z: [] for z in layers}
     for axis in (pair.rows, pair.columns):
-        receipts = books.of(axis.name)
+        receipts = books.of(axis.name if axis.name == IMAGE else f"labels/{axis.name}")
         if receipts is None:
             return {}
         for z, places in shards.items():
@@ -128,13 +121,14 @@ def earlier(store: Store, table: Table, books: Books) -> Earlier:
 
 
 def _is_whole(store: Store, table: Table, books: Books) -> bool:
-    receipts = books.at(f"{RECEIPTS}/{table.path}.jsonl")
+    receipts = books.of(table.path)
     if receipts is None:
         return False
-    for key, receipt in receipts.items():
-        data = store.location.get(key)
-        if data is None or int(google_crc32c.value(data)) != receipt["crc32c"]:
-            return False
+    try:
+        for key in receipts:
+            fetch(store.location, key, receipts)
+    except DataError:
+        return False
     return True
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
@@ -23,15 +22,16 @@ from thc_dask.placement import laid
 from thc_dask.progress import Progress
 from thc_dask.reader import Reader
 from thc_dask.store import witness
+from thc_dask.store.books import book_key, digest, in_order
 from thc_dask.store.consistency import Problem
 from thc_dask.store.halving import MeanOfVoxels, ModeOfKnown
 from thc_dask.store.location import Location, locate
-from thc_dask.store.publish import digest, small_files, sweep
+from thc_dask.store.publish import small_files, sweep
 from thc_dask.store.read import Store
 from thc_dask.store.root import ROOT, ROOT_COPY
 from thc_dask.store.shards import ArrayReader, Codec
 from thc_dask.store.staging import Staged, tidy
-from thc_dask.store.target import RECEIPTS, Target
+from thc_dask.store.target import Target
 from thc_dask.store.write import Wave, plan_waves
 
 if TYPE_CHECKING:
@@ -177,14 +177,13 @@ def _mend(
     for key in sorted(keys & set(small), key=lambda k: (k == ROOT, k)):
         location.put(key, small[key])
     for name in (None, *store.label_sets):
-        prefix = "" if name is None else f"labels/{name}/"
-        own = name or "image"
+        what = "image" if name is None else f"labels/{name}"
+        prefix, own = ("", what) if name is None else (f"{what}/", name)
         shards = {k for k in keys if k.startswith(prefix) and f"/{own}/c/" in f"/{k}"}
         if name is None:
             shards = {k for k in shards if k.split("/")[0].isdigit()}
-        book = f"{RECEIPTS}/{prefix}{own}.jsonl"
-        if book in keys:
-            _write_receipts(location, store, name, book)
+        if store.book(what).key in keys:
+            _write_receipts(location, store, name)
         if shards:
             _mend_pyramid(location, store, name, shards, source)
 
@@ -239,9 +238,7 @@ def _mend_pyramid(
             if broken_finest:
                 reader = open_.enter_context(_source(store, name, source))
             _write_anew(target, store, reader, keys)
-        book = f"{RECEIPTS}/{target.prefix}{target.name}.jsonl"
-        wanted = next(b for b in witness.books(store) if b.key == book)
-        receipts = {r["key"]: r for r in wanted.read(location)[0]}
+        receipts, _ = store.book(target.what).read(location)
         for key in sorted(keys):
             if witness.take_stock(store, staged, key) != receipts.get(key):
                 raise DataError(
@@ -294,7 +291,7 @@ def _source(store: Store, name: str | None, source: Any) -> AbstractContextManag
     return nullcontext(laid(labels)) if interpolation_of(labels) is None else remade(labels)
 
 
-def _write_receipts(location: Location, store: Store, name: str | None, book: str) -> None:
+def _write_receipts(location: Location, store: Store, name: str | None) -> None:
     """Take stock of a pyramid's shards again, and keep that only if it comes to the digest."""
     target = _target(location, store, name)
     found = [
@@ -302,18 +299,17 @@ def _write_receipts(location: Location, store: Store, name: str | None, book: st
         for level in store.levels
         for key in location.keys(f"{target.path(level)}/c")
     ]
-    wanted = next(b for b in witness.books(store) if b.key == book)
-    if digest(found, wanted.meaning) != wanted.digest:
+    book = store.book(target.what)
+    if digest(found, book.meaning) != book.digest:
         raise DataError(
-            f"{location.url}/{book}: the receipts are damaged and the shards are not all as they "
-            "were; what is broken cannot be told: convert or label again"
+            f"{location.url}/{book.key}: the receipts are damaged and the shards are not all as "
+            "they were; what is broken cannot be told: convert or label again"
         )
-    lines = sorted(f"{json.dumps(receipt)}\n" for receipt in found)
-    location.put(book, "".join(lines).encode())
+    location.put(book.key, in_order(found))
 
 
 def _broken_tables(store: Store, wrong: Sequence[Problem]) -> list[str]:
     """Return the groups of tables that hold a broken file."""
     tables = {p.rsplit("/", 1)[0] for p in store.nodes if p.split("/")[2:] == ["plane"]}
-    keys = [p.key.removeprefix(f"{RECEIPTS}/") for p in wrong]
-    return sorted(t for t in tables if any(k.startswith((f"{t}/", f"{t}.jsonl")) for k in keys))
+    keys = [p.key for p in wrong]
+    return sorted(t for t in tables if any(k.startswith((f"{t}/", book_key(t))) for k in keys))

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 
+from thc_dask.store.books import RECEIPTS, book_key, receipts_key
 from thc_dask.store.publish import BEGUN
 from thc_dask.store.read import Store
 from thc_dask.store.root import ROOT, remove_nodes
-from thc_dask.store.target import RECEIPTS
 
 TOPS = ("counts", "maps")
 
@@ -20,7 +20,7 @@ def adding(store: Store, path: str) -> Iterator[Store]:
     What fails, or is cut off, leaves nothing: a mark says from the first file to the last that
     these are ours.
     """
-    location, mark = store.location, f"{RECEIPTS}/{path}.{BEGUN}"
+    location, mark = store.location, f"{receipts_key(path)}.{BEGUN}"
     location.put(mark, b"begun\n", durable=False)
     try:
         if path in store.nodes:
@@ -30,7 +30,7 @@ def adding(store: Store, path: str) -> Iterator[Store]:
         yield store
     except BaseException:
         if path not in Store(location).nodes:
-            for key in (path, f"{RECEIPTS}/{path}.jsonl"):
+            for key in (path, book_key(path)):
                 location.delete(key)
         location.remove(mark)
         raise
@@ -49,7 +49,7 @@ def cut_off(keys: Collection[str], nodes: Collection[str]) -> list[str]:
         if top not in TOPS or not mark.endswith(f".{BEGUN}"):
             continue
         if path not in nodes:
-            found += [path, f"{RECEIPTS}/{path}.jsonl"]
+            found += [path, book_key(path)]
             found += [f"{top}/{ROOT}"] if top not in nodes else []
         found.append(mark)  # last: it says that the rest is ours
     return found

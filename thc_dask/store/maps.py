@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
-import google_crc32c
 import numpy as np
 from numpy.typing import NDArray
 
@@ -13,11 +11,10 @@ from thc_dask import __version__
 from thc_dask.grid import AXES, Grid
 from thc_dask.store import metadata
 from thc_dask.store.additions import adding
+from thc_dask.store.books import book_key, digest, receipt_of, written_down
 from thc_dask.store.layout import Level
-from thc_dask.store.publish import digest
 from thc_dask.store.read import Store
 from thc_dask.store.root import add_nodes, node_bytes
-from thc_dask.store.target import RECEIPTS
 
 CHUNK = 64  # cells a side that are compressed together
 
@@ -42,10 +39,7 @@ def keep_map(
     """
     path = f"maps/{name}"
     nodes, files = _contents(path, name, values, grid)
-    receipts = [
-        {"key": key, "n_bytes": len(data), "crc32c": int(google_crc32c.value(data))}
-        for key, data in files.items()
-    ]
+    receipts = [receipt_of(key, data) for key, data in files.items()]
     finite = values[np.isfinite(values)]
     window = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 1.0)
     level = Level(0, grid, grid.shape, grid.shape, 0)
@@ -56,11 +50,10 @@ def keep_map(
     }
     thc = {"software": f"thc_dask {__version__}", **record, "files": digest(receipts)}
     nodes[path] = metadata.group({"ome": ome, "thc": thc})
-    lines = "".join(f"{json.dumps(receipt)}\n" for receipt in receipts)
     with adding(store, path) as store:
         for key, data in files.items():
             store.location.put(key, data)
-        store.location.put(f"{RECEIPTS}/{path}.jsonl", lines.encode())
+        store.location.put(book_key(path), written_down(receipts))
         for node in sorted(nodes, key=lambda p: -p.count("/")):
             store.location.put(f"{node}/zarr.json", node_bytes(nodes, node))
         add_nodes(store.location, store.root_bytes, nodes)

@@ -6,9 +6,8 @@ nothing takes it for a store. Publishing writes the small arrays and groups, the
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -17,11 +16,12 @@ from thc_dask.errors import ExistsError
 from thc_dask.grid import AXES, Extent
 from thc_dask.schemes import Scheme
 from thc_dask.store import metadata
+from thc_dask.store.books import book_key, digest, in_order, receipts_key
 from thc_dask.store.filesink import PARTIAL
 from thc_dask.store.layout import Level
 from thc_dask.store.location import LOCK, Location
 from thc_dask.store.root import ROOT, ROOT_COPY, is_sealed, node_bytes, put_root, sealed
-from thc_dask.store.target import RECEIPTS, Receipt, Target
+from thc_dask.store.target import Receipt, Target
 
 PLAN = "thc/plan.json"
 PARTS = ("thc", "labels", "counts", "maps")  # what is in a store beside its root and levels
@@ -113,6 +113,16 @@ def sweep(location: Location) -> None:
             location.remove(key)
 
 
+def go_on(location: Location) -> None:
+    """Remove all that an interrupted conversion left but finished shards; the holder of the lock.
+
+    Tables come last, and may not be wanted any more.
+    """
+    sweep(location)
+    for key in ("counts", receipts_key("counts")):
+        location.delete(key)
+
+
 def interrupted(location: Location) -> dict[str, Any] | None:
     """Return the plan of the conversion that began here, finished or not; None if none did.
 
@@ -129,17 +139,6 @@ def interrupted(location: Location) -> dict[str, Any] | None:
     data = location.get(PLAN)
     plan: dict[str, Any] | None = None if data is None else json.loads(data)
     return plan
-
-
-def digest(shards: Iterable[dict[str, Any]], meaning: Any = None) -> str:
-    """Return what identifies the voxels of a pyramid: equal digests mean equal bytes.
-
-    ``meaning``, ready for JSON, is what else the voxels cannot be counted without: of labels, where
-    they are known and their scheme.
-    """
-    found = sorted((s["key"], s["n_bytes"], s["crc32c"]) for s in shards)
-    what = [found] if meaning is None else [found, meaning]
-    return hashlib.sha256(json.dumps(what).encode()).hexdigest()[:32]
 
 
 def _level_nodes(
@@ -177,9 +176,7 @@ def _put_all(location: Location, nodes: dict[str, metadata.Node], chunks: dict[s
 def _keep_receipts(target: Target, receipts: Sequence[Receipt], meaning: Any = None) -> str:
     # How many shards of zeros were looked at depends on memory; what is stored does not.
     shards = [s for receipt in receipts for s in receipt["shards"] if s["n_bytes"]]
-    lines = sorted(f"{json.dumps(shard)}\n" for shard in shards)
-    top = f"{RECEIPTS}/{target.prefix}{target.name}"
-    target.location.put(f"{top}.jsonl", "".join(lines).encode())
+    target.location.put(book_key(target.what), in_order(shards))
     return digest(shards, meaning)
 
 
@@ -188,12 +185,12 @@ def claim_labels(target: Target) -> None:
 
     What breaks off is known by this word as ours, and not as something of somebody else's.
     """
-    target.location.put(f"{RECEIPTS}/{target.prefix}{target.name}/{BEGUN}", b"begun\n")
+    target.location.put(f"{receipts_key(target.what)}/{BEGUN}", b"begun\n")
 
 
 def clear_receipts(target: Target) -> None:
     """Remove the receipts that a resumed run would have asked for, and the word that it began."""
-    target.location.delete(f"{RECEIPTS}/{target.prefix}{target.name}")
+    target.location.delete(receipts_key(target.what))
 
 
 def small_files(root: metadata.Node, levels: Sequence[Level]) -> dict[str, bytes]:

@@ -15,13 +15,12 @@ from thc_dask.errors import MissingError, RequestError, UnfinishedError
 from thc_dask.grid import Extent, Grid, Vox
 from thc_dask.schemes import Scheme
 from thc_dask.store import metadata
-from thc_dask.store.books import Book
+from thc_dask.store.books import Book, book_key
 from thc_dask.store.layout import Level, make_levels
 from thc_dask.store.location import Location, locate
 from thc_dask.store.publish import PLAN, is_free
 from thc_dask.store.root import ROOT, UNSETTLED
 from thc_dask.store.shards import ArrayReader
-from thc_dask.store.target import RECEIPTS
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -125,20 +124,16 @@ class Store:
         )
 
     def book(self, what: str) -> Book:
-        """Return where the receipts of ``image``, a label set, a table or a map are.
-
-        All but the image by their groups: ``labels/roi``, ``counts/roi``, ``maps/image_mean``.
-        """
-        place = f"{RECEIPTS}/{what}"
+        """Return where the receipts of ``image``, a label set, a table or a map are."""
         if what == "image":
-            return Book(f"{place}.jsonl", self.digest)
+            return Book(book_key(what), self.digest)
         if what.startswith("labels/"):
             labels = self.label_sets[what.removeprefix("labels/")]
             meaning = {"scheme": labels.thc["scheme"], "extents": labels.thc["extents"]}
-            return Book(f"{place}/{labels.name}.jsonl", labels.digest, meaning)
+            return Book(book_key(what), labels.digest, meaning)
         if what.startswith("counts/"):
-            return Book(f"{place}.jsonl", self.nodes[f"{what}/plane"]["attributes"]["files"])
-        return Book(f"{place}.jsonl", self.nodes[what]["attributes"]["thc"]["files"])
+            return Book(book_key(what), self.nodes[f"{what}/plane"]["attributes"]["files"])
+        return Book(book_key(what), self.nodes[what]["attributes"]["thc"]["files"])
 
     def image(self, level: int = 0) -> ArrayReader:
         """Return a reader of the image."""
@@ -195,7 +190,7 @@ class Named:
         if self._keys is None:
             store = self._store or Store(self._location)
             found, _ = store.book(self._what).read(self._location)
-            self._keys = {line["key"] for line in found}
+            self._keys = set(found)
         return key in self._keys
 
 

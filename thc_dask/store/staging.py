@@ -18,6 +18,7 @@ import google_crc32c
 from thc_dask.errors import DataError, WriteError
 from thc_dask.store import metadata
 from thc_dask.store.additions import cut_off
+from thc_dask.store.books import RECEIPTS, book_key, receipts_key
 from thc_dask.store.filesink import PARTIAL
 from thc_dask.store.location import Buffer, Location, Ranges, Sink, ranges_of
 from thc_dask.store.publish import PLAN
@@ -29,7 +30,6 @@ from thc_dask.store.root import (
     nodes_of,
     remove_nodes,
 )
-from thc_dask.store.target import RECEIPTS
 
 STAGED = "thc/staged"
 JOURNAL = "thc/journal.json"
@@ -246,7 +246,7 @@ def leftovers(location: Location, root: bytes, alone: bool = True) -> list[str]:
     ``alone`` it is left out: what lies aside, and new label sets.
     """
     keys, nodes, top = location.keys("thc/"), nodes_of(root), f"{RECEIPTS}/labels"
-    found = [PLAN, *([STAGED] if alone else []), f"{RECEIPTS}/image"]
+    found = [PLAN, *([STAGED] if alone else []), receipts_key("image")]
     found = [f for f in found if any(key == f or key.startswith(f"{f}/") for key in keys)]
     found += cut_off(keys, nodes) if alone else []
     # Receipts of single tasks, and that they were begun; those of whole sets are not so deep.
@@ -254,8 +254,8 @@ def leftovers(location: Location, root: bytes, alone: bool = True) -> list[str]:
     for name in sorted({part[0] for part in parts if len(part) > 2}):
         is_new = f"labels/{name}" not in nodes
         if is_new and alone:
-            found += [f"labels/{name}", f"{top}/{name}/{name}.jsonl"]
+            found += [f"labels/{name}", book_key(f"labels/{name}")]
             found += [f"labels/{ROOT}"] if "labels" not in nodes else []
         if alone or not is_new:
-            found.append(f"{top}/{name}/{name}")  # last: it says that the rest is ours
+            found.append(receipts_key(f"labels/{name}"))  # last: it says that the rest is ours
     return found

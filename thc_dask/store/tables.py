@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
-import google_crc32c
 import numpy as np
 from numpy.typing import NDArray
 
@@ -19,12 +17,12 @@ from thc_dask.schedule import n_threads
 from thc_dask.schemes import Scheme
 from thc_dask.store import metadata
 from thc_dask.store.additions import adding
+from thc_dask.store.books import book_key, digest, receipt_of, written_down
 from thc_dask.store.location import Location
-from thc_dask.store.publish import digest, putters
+from thc_dask.store.publish import putters
 from thc_dask.store.read import Store
 from thc_dask.store.root import add_nodes, node_bytes
 from thc_dask.store.tableparts import Joined, Parts, joined, whole
-from thc_dask.store.target import RECEIPTS
 
 PART_NUMBERS = 2**20  # counts that are compressed together, at most
 FEW_NUMBERS = 2**18  # and at least, where cores could share them
@@ -119,9 +117,9 @@ def write_table(
             data = array.encoded(start)
             if data is None:
                 return None
-            key, crc = array.key(start), int(google_crc32c.value(data))
-            put = disk.submit(location.put, key, data)
-            return {"key": key, "n_bytes": len(data), "crc32c": crc}, put
+            key = array.key(start)
+            receipt = receipt_of(key, data)
+            return receipt, disk.submit(location.put, key, data)
 
         def put_node(path: str) -> None:
             location.put(f"{path}/zarr.json", node_bytes(nodes, path))
@@ -134,8 +132,8 @@ def write_table(
             receipts.append(receipt)
             puts.append(put)
         nodes[last]["attributes"]["files"] = digest(receipts)
-        lines = "".join(f"{json.dumps(receipt)}\n" for receipt in receipts)
-        puts.append(disk.submit(location.put, f"{RECEIPTS}/{table.path}.jsonl", lines.encode()))
+        book = written_down(receipts)
+        puts.append(disk.submit(location.put, book_key(table.path), book))
         puts.append(disk.submit(put_node, last))
         for put in puts:
             put.result()

@@ -14,12 +14,11 @@ from numpy.typing import NDArray
 from thc_dask.grid import Extent, Grid, Vox
 from thc_dask.reader import Reader
 from thc_dask.store import imagecounts
+from thc_dask.store.books import receipts_key
 from thc_dask.store.halving import Halving
 from thc_dask.store.layout import Level
 from thc_dask.store.location import Location
 from thc_dask.store.shards import ArrayReader, Codec, scratch
-
-RECEIPTS = "thc/receipts"
 
 Receipt = dict[str, Any]
 
@@ -48,13 +47,18 @@ class Target:
         """Return the path of the array of a level."""
         return f"{self.prefix}{level.index}/{self.name}"
 
+    @property
+    def what(self) -> str:
+        """What books call it: ``image``, ``labels/roi``."""
+        return self.prefix.rstrip("/") or self.name
+
     def receipt_key(self, wave: int, place: Sequence[int]) -> str:
         """Return where the receipt of a finished column lies until the pyramid is published.
 
         It is a line of JSON; behind it stands what was counted of the column.
         """
         name = ".".join(map(str, place))
-        return f"{RECEIPTS}/{self.prefix}{self.name}/{wave}/{name}.json"
+        return f"{receipts_key(self.what)}/{wave}/{name}.json"
 
     def put_receipt(
         self, wave: int, receipt: Receipt, counts: NDArray[np.uint32] | None = None
@@ -73,7 +77,7 @@ class Target:
 
     def receipts(self, wave: int) -> dict[Vox, Receipt]:
         """Return the receipts that an interrupted run left, of shards that are still there."""
-        keys = self.location.keys(f"{RECEIPTS}/{self.prefix}{self.name}/{wave}")
+        keys = self.location.keys(f"{receipts_key(self.what)}/{wave}")
         keys = [key for key in keys if key.endswith(".json")]
         # In a bucket far away, one after the other, these are hours; on a disk threads only hinder.
         with ThreadPoolExecutor(LOOKS) as pool:

@@ -16,7 +16,7 @@ from typing import Any
 from thc_dask import schedule
 from thc_dask.errors import DataError
 from thc_dask.progress import Progress, Standing, tell
-from thc_dask.store.books import Book
+from thc_dask.store.books import RECEIPTS, Book
 from thc_dask.store.consistency import (
     Problem,
     ShardShape,
@@ -30,7 +30,6 @@ from thc_dask.store.read import Store
 from thc_dask.store.root import ROOT, ROOT_COPY, is_sealed
 from thc_dask.store.spots import look, spots
 from thc_dask.store.staging import JOURNAL, STAGED, journal_of, leftovers
-from thc_dask.store.target import RECEIPTS
 
 
 @dataclass(frozen=True)
@@ -126,7 +125,7 @@ def _problems(store: Store, progress: Progress | None) -> Iterator[Problem]:
     for book in books(store):
         expected.add(book.key)
         lines, lost = book.read(location)
-        receipts += lines
+        receipts += lines.values()
         if lost is not None:
             unsure.append(book.key.removeprefix(f"{RECEIPTS}/").removesuffix(".jsonl"))
             yield Problem(book.key, lost)
@@ -178,7 +177,7 @@ def take_stock(store: Store, location: Location, key: str) -> dict[str, Any]:
 def extent_of_proof(store: Store) -> tuple[int, int]:
     """Return how many files, and bytes, the witnesses of a store speak of."""
     small = small_files(store.root, store.levels)
-    receipts = [r for book in books(store) for r in book.read(store.location)[0]]
+    receipts = [r for book in books(store) for r in book.read(store.location)[0].values()]
     n_bytes = sum(map(len, small.values())) + sum(r["n_bytes"] for r in receipts)
     return len(small) + len(receipts), n_bytes
 
