@@ -148,6 +148,20 @@ def test_at_whatever_moment_it_comes_work_ends():
     assert int(done.stdout) > 100
 
 
+def test_one_that_was_put_off_comes_though_the_work_is_done():
+    def acquire():
+        signal.raise_signal(signal.SIGINT)
+
+    def struck():
+        with interrupts.raised():
+            acquire()
+
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    with pytest.raises(KeyboardInterrupt):
+        struck()
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
 def test_one_that_comes_while_another_is_dealt_with():
     """That other one may have come behind the taking of a lock."""
     taken = []

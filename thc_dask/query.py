@@ -57,15 +57,8 @@ def ask(
 
 
 def _answer(store: Store, pair: Pair, extent: Extent, by_plane: bool) -> Answer:
-    found = _counted(store, pair, extent, by_plane)
-    if isinstance(found.data, np.ndarray):
-        return found
-    return replace(found, data=found.data.map_blocks(Still.of(store, pair), dtype=np.int64,
-                                                     meta=np.zeros((), np.int64)))  # fmt: skip
-
-
-def _counted(store: Store, pair: Pair, extent: Extent, by_plane: bool) -> Answer:
     table = describe(store, pair)
+    still = Still(store.location, (pair.rows.name, pair.columns.name), table.digests)
     planes = known_planes(pair, extent)
     stored = stored_digests(store, table)
     fresh = stored == table.digests
@@ -80,35 +73,34 @@ def _counted(store: Store, pair: Pair, extent: Extent, by_plane: bool) -> Answer
         if not cut:
             return Answer(table, extent, data, None, "chunk table")
         source = f"chunk table, and voxels of the {len(cut)} chunks that the box cuts"
-        return Answer(table, extent, data + _lazy_total(store, pair, extent, cut), None, source)
+        return Answer(table, extent, data + _lazy_total(pair, extent, cut, still), None, source)
     why = "the tables are of other voxels" if stored else "there are no tables"
     source = "voxels" if fresh else f"voxels, because {why}; thc count makes them"
     if by_plane:
-        return Answer(table, extent, _lazy_planes(store, pair, extent, planes), planes, source)
-    return Answer(table, extent, _lazy_total(store, pair, extent, None), None, source)
+        return Answer(table, extent, _lazy_planes(pair, extent, planes, still), planes, source)
+    return Answer(table, extent, _lazy_total(pair, extent, None, still), None, source)
 
 
-def _lazy_total(store: Store, pair: Pair, extent: Extent, places: Sequence[Vox] | None) -> Any:
+def _lazy_total(pair: Pair, extent: Extent, places: Sequence[Vox] | None, still: Still) -> Any:
     """Return a dask array (row, column): one task a shard, then a sum."""
     import dask
     import dask.array as da
 
-    task, still = Task((pair,), extent), Still.of(store, pair)
+    task = Task((pair,), extent)
     parts = [
         da.from_delayed(dask.delayed(_sum_of_planes)(task, chunk, still), pair.shape, np.int64)
         for chunk in tasks([pair], extent, places)
     ]
-    if not parts:
-        return da.zeros(pair.shape, dtype=np.int64)
-    return da.stack(parts).sum(axis=0)
+    total = da.stack(parts).sum(axis=0) if parts else da.zeros(pair.shape, dtype=np.int64)
+    return _checked(total, still)
 
 
-def _lazy_planes(store: Store, pair: Pair, extent: Extent, planes: NDArray[np.int64]) -> Any:
+def _lazy_planes(pair: Pair, extent: Extent, planes: NDArray[np.int64], still: Still) -> Any:
     """Return a dask array (plane, row, column): one task a shard, summed over y and x."""
     import dask
     import dask.array as da
 
-    task, still = Task((pair,), extent), Still.of(store, pair)
+    task = Task((pair,), extent)
     layers: dict[int, list[Any]] = {}
     depth = pair.rows.array.shard[0]
     for chunk in tasks([pair], extent, None):
@@ -124,7 +116,13 @@ def _lazy_planes(store: Store, pair: Pair, extent: Extent, planes: NDArray[np.in
         parts.append(da.stack(found).sum(axis=0))
     # Dask cannot think of chunks for a box without known voxels.
     none = (0, *pair.shape)
-    return da.concatenate(parts) if parts else da.zeros(none, dtype=np.int64, chunks=none)
+    every = da.concatenate(parts) if parts else da.zeros(none, dtype=np.int64, chunks=none)
+    return _checked(every, still)
+
+
+def _checked(counts: Any, still: Still) -> Any:
+    """Return a dask array that asks once more, when it is computed, what it is of."""
+    return counts.map_blocks(still, dtype=np.int64, meta=np.zeros((), np.int64))
 
 
 def _sum_of_planes(task: Task, places: Sequence[Vox], still: Still) -> NDArray[np.int64]:

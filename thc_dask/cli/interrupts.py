@@ -30,6 +30,7 @@ _came: int | None = None
 _times = 0
 _put_off = False  # one that came is to come once more
 _again = False  # and is on its way
+_waiting = False  # for that, with nothing else to do: it can be raised
 
 
 def leave_at_once() -> None:
@@ -41,8 +42,8 @@ def leave_at_once() -> None:
 @contextmanager
 def raised() -> Iterator[None]:
     """Within, work is done: an interrupt is raised, so that what was begun is put away."""
-    global _came, _times, _put_off, _again
-    _came, _times, _put_off, _again = None, 0, False, False
+    global _came, _times, _put_off, _again, _waiting
+    _came, _times, _put_off, _again, _waiting = None, 0, False, False, False
     before: dict[signal.Signals, Any] = {}
     with suppress(ValueError):  # not the main thread, which alone hears signals
         for number in _heard():
@@ -61,6 +62,7 @@ def raised() -> Iterator[None]:
         try:
             yield
         finally:
+            _waiting = True
             while _put_off:
                 time.sleep(LATER_S)
     finally:
@@ -113,8 +115,7 @@ def _raise(number: int, frame: FrameType | None) -> None:
 
 def _within(frame: FrameType | None) -> bool:
     """Return whether an interrupt is being dealt with: where that one came is not looked at."""
-    wanted = raised.__wrapped__.__code__  # type: ignore[attr-defined]
-    return frame is not None and frame.f_globals is globals() and frame.f_code is not wanted
+    return frame is not None and frame.f_globals is globals() and not _waiting
 
 
 def _among_locks(frame: FrameType | None) -> bool:
