@@ -445,7 +445,9 @@ def test_store_not_finished(fails, copy):
     (copy / "zarr.json").unlink()
     for command in ("info", "count", *QUESTIONS):
         line = fails(1, command, copy)
-        assert f"{copy} is not finished: its conversion was interrupted; convert again" in line
+        assert (
+            f"{copy} is not finished: its conversion is still running, or was interrupted; " in line
+        )
         assert "--resume" in line
         assert "--overwrite" in line
 

@@ -134,6 +134,7 @@ WRONG_REQUESTS = [
     (TRUTH.astype(np.int16) * -1, {}, r"^labels voxels: code -\d+ at voxel"),
     (TRUTH.astype(np.uint64) * 2**40, {}, r"code \d+ at voxel"),
     (TRUTH, {"name": "a/b"}, "letters, digits"),
+    (TRUTH, {"name": "a" * 65}, "at most 64 letters"),
     (TRUTH, {"name": "image"}, "'image'"),
     (TRUTH, {"name": "z"}, "z, y and x are kept for coordinates"),
     (TRUTH, {"scheme": None}, "say what the codes mean"),

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
 
 DEFAULT_NAMES = {"region": "roi", "structure": "microstructure"}
+LONGEST_NAME = 64  # the file names of tables hold two, and file systems end at 255
 
 
 def write_labels(
@@ -109,6 +110,8 @@ def checked_name(name: str) -> str:
     """Return a name that a label set may have; RequestError says what is wrong with others."""
     if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]*", name):
         raise RequestError(f"label set name {name!r}: letters, digits, _ and -, a letter first")
+    if len(name) > LONGEST_NAME:
+        raise RequestError(f"label set name {name!r}: at most {LONGEST_NAME} letters and digits")
     if name in AXES:  # the coordinates of its levels lie beside it
         raise RequestError(f"label set name {name!r}: z, y and x are kept for coordinates")
     if name == "image" or "_by_" in name:

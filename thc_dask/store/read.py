@@ -69,8 +69,8 @@ class Store:
     def _why_not(self) -> Exception:
         if self.location.get(PLAN) is not None:
             return UnfinishedError(
-                f"{self.url} is not finished: its conversion was interrupted; convert again with "
-                "--resume, or with --overwrite to begin anew"
+                f"{self.url} is not finished: its conversion is still running, or was interrupted; "
+                "wait for it, or convert again with --resume, or with --overwrite to begin anew"
             )
         if not is_free(self.location):
             return RequestError(
