@@ -352,8 +352,20 @@ def test_a_table_on_the_terminal(run, store):
     out, _ = run("fractions", store)
     lines = out.splitlines()
     assert lines[0].split()[:3] == ["region", "structure", "fraction"]
-    assert len(lines) == 1 + 9 * 4 + 1
+    assert len(lines) == 1 + 9 * 4 + 2
+    assert lines[-2].startswith("answered_from: ")
     assert lines[-1] == "denominator: all known voxels of the region, background included"
+
+
+def test_old_tables_are_said_on_the_terminal(run, store, inputs, tmp_path):
+    copy = shutil.copytree(store, tmp_path / "copy.ome.zarr")
+    run("count", copy)
+    out, _ = run("fractions", copy, "--resamples", "50")
+    assert "answered_from: plane table" in out.splitlines()
+    run("labels", inputs / "roi.tif", copy, "--into", "roi", "--planes", "20")
+    out, _ = run("fractions", copy, "--resamples", "50")
+    why = "voxels, because the tables are of other voxels; thc count makes them"
+    assert f"answered_from: {why}" in out.splitlines()
 
 
 def test_what_numbers_do_not_show_is_said(run, store, tmp_path):

@@ -113,6 +113,15 @@ def test_json_is_of_the_standard(dataset):
     assert json.loads(text, parse_constant=refuse)["rows"][5]["fraction"] is None
 
 
+def test_json_has_numbers_to_the_last_digit_and_infinity_as_text():
+    values = [2.357e-12, 1 / 3, -np.inf, np.inf, np.nan]
+    table = xr.DataArray(values, {"pair": list("abcde")}, name="p", attrs={"smoothing": np.inf})
+    found = json.loads(as_json(table))
+    assert [row["p"] for row in found["rows"]] == [*values[:2], "-Infinity", "Infinity", None]
+    assert [float(row["p"]) for row in found["rows"][2:4]] == [-np.inf, np.inf]
+    assert found["attrs"] == {"smoothing": "Infinity"}
+
+
 def test_long_tables_leave_out_what_lacks_a_dim(dataset):
     frame = long_table(dataset)
     assert list(frame.columns) == ["region", "intensity", "fraction"]

@@ -194,9 +194,8 @@ def _distributions(store: Store, by: str, box: Box | None) -> Panel:
 
 
 def _fractions(table: xr.Dataset) -> Panel:
-    few = [
-        str(r) for r, n in zip(table.region.values, table.n_planes.values, strict=True) if n == 1
-    ]
+    alone = table.n_planes.values == 1 if "n_planes" in table else slice(0)
+    few = [str(region) for region in table.region.values[alone]]
     notes = [
         f"Denominator: {table.attrs['denominator']}.",
         f"{_interval_note(table)} The plane is the unit, since voxels of a plane are alike.",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import time
@@ -218,9 +219,12 @@ def _write_arrays(table: xr.DataArray | xr.Dataset, target: Path, suffix: str) -
 
 
 def as_json(table: xr.DataArray | xr.Dataset) -> str:
-    """Return ``{"attrs": …, "rows": [{…}, …]}``; NaN becomes null."""
-    rows = json.loads(long_table(table).to_json(orient="records"))
-    return json.dumps({"attrs": _plain(table.attrs), "rows": rows}, indent=1)
+    """Return ``{"attrs": …, "rows": [{…}, …]}``, numbers to their last digit.
+
+    NaN becomes null, infinity the text ``Infinity`` or ``-Infinity``: JSON has neither.
+    """
+    found = _plain({"attrs": table.attrs, "rows": long_table(table).to_dict("records")})
+    return json.dumps(found, indent=1, allow_nan=False)
 
 
 def _plain(value: Any) -> Any:
@@ -229,4 +233,7 @@ def _plain(value: Any) -> Any:
         return {str(k): _plain(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(v) for v in value]
-    return value.item() if hasattr(value, "item") else value
+    value = value.item() if hasattr(value, "item") else value
+    if isinstance(value, float) and not math.isfinite(value):
+        return None if math.isnan(value) else str(value).replace("inf", "Infinity")
+    return value

@@ -35,7 +35,7 @@ class Answer:
     """Plane numbers of ``data``, if by plane."""
     answered_from: str
     asked: Extent | None = None
-    """The box before it was aligned to chunks, if it was."""
+    """The box before it was aligned to chunks, if that moved it."""
 
 
 def ask(
@@ -52,7 +52,8 @@ def ask(
     extent = store.grid.extent_of(box)
     if aligned:
         snapped = snap(extent, store.grid.shape, store.levels[0].chunk)
-        return replace(_answer(store, pair, snapped, by_plane), asked=extent)
+        moved = extent if snapped != extent else None
+        return replace(_answer(store, pair, snapped, by_plane), asked=moved)
     return _answer(store, pair, extent, by_plane)
 
 
@@ -75,7 +76,9 @@ def _answer(store: Store, pair: Pair, extent: Extent, by_plane: bool) -> Answer:
         source = f"chunk table, and voxels of the {len(cut)} chunks that the box cuts"
         return Answer(table, extent, data + _lazy_total(pair, extent, cut, still), None, source)
     why = "the tables are of other voxels" if stored else "there are no tables"
-    source = "voxels" if fresh else f"voxels, because {why}; thc count makes them"
+    source = "voxels, because no table keeps the planes of such a box apart"
+    if not fresh:
+        source = f"voxels, because {why}; thc count makes them"
     if by_plane:
         return Answer(table, extent, _lazy_planes(pair, extent, planes, still), planes, source)
     return Answer(table, extent, _lazy_total(pair, extent, None, still), None, source)

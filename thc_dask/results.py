@@ -111,10 +111,10 @@ def faces(store: Store, extent: Extent, axis: int) -> tuple[float, float]:
     return low, high
 
 
-def drawing(units: str, how: Any) -> dict[str, Any]:
+def drawing(units: str, how: Any, made: str = "BCa where defined") -> dict[str, Any]:
     """Return how intervals over ``units`` were made: ``how`` is a ``Resampling``."""
     return {
-        "interval": f"{how.confidence:.0%} bootstrap over {units}, BCa where defined"
+        "interval": f"{how.confidence:.0%} bootstrap over {units}, {made}"
         if how.n_resamples
         else "none",
         "speaks_of": "other planes of this specimen, not other specimens",

@@ -78,7 +78,7 @@ class Sample:
     denominator: str
     answered_from: str
     asked: Extent | None = None
-    """The box before it was aligned to chunks, if it was."""
+    """The box before it was aligned to chunks, if that moved it."""
 
     def units(self, block: int = 1) -> Units:
         """Return units of so many adjacent planes."""
@@ -149,7 +149,7 @@ def sample(
         if aligned:
             extent = snap(asked, store.grid.shape, store.levels[0].chunk)
         found = _from_voxels(store, make_pair(store, rows, columns), extent, denominator, cubes)
-        found = replace(found, asked=asked if aligned else None)
+        found = replace(found, asked=asked if extent != asked else None)
     data, columns_left = restricted(found.data, found.table.columns, denominator)
     return replace(found, data=data, columns=columns_left)
 
@@ -254,11 +254,12 @@ def _around(a: Extent, b: Extent) -> Extent:
 
 
 def notes(
-    n_vox: NDArray[np.int64], n_units: NDArray[np.int64], denominator: str, block: int = 1
+    n_vox: NDArray[np.int64], n_units: NDArray[np.int64] | None, denominator: str, block: int = 1
 ) -> NDArray[Any]:
-    """Return why a row has no value, or no interval: empty where it has both."""
+    """Return why a row has no value, or no interval if there are units: else it is empty."""
     text = np.full(n_vox.shape, "", object)
     noun = "plane" if block == 1 else f"block of {block} planes"
-    text[n_units < 2] = f"one {noun} only: no interval"
+    if n_units is not None:
+        text[n_units < 2] = f"one {noun} only: no interval"
     text[n_vox == 0] = EMPTY[denominator]
     return text

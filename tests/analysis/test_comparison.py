@@ -13,7 +13,7 @@ from thc_dask import compare, count, fractions, labels
 from thc_dask.convert import write_store
 from thc_dask.errors import MissingError, RequestError
 from thc_dask.grid import Box, Extent
-from thc_dask.kernels.statistics import corrected, intervals, shares_of, wasserstein
+from thc_dask.kernels.statistics import INTENSITY, corrected, intervals, shares_of, wasserstein
 from thc_dask.kernels.statistics.resampling import Resampling
 from thc_dask.output import long_table
 from thc_dask.schemes import Label, Scheme
@@ -100,7 +100,8 @@ def test_intervals_draw_planes_that_both_regions_share(found):
         p, q = np.moveaxis(shares_of(h), -2, 0)
         return wasserstein(p, q)[..., None]
 
-    low, high = intervals(distance, tables[:, [1, 3]], how=Resampling(60))
+    kind = INTENSITY["wasserstein"].distance
+    low, high = intervals(distance, tables[:, [1, 3]], None, Resampling(60), [kind])
     one = found.sel(region="A", other="C")
     assert (float(one["wasserstein_low"]), float(one["wasserstein_high"])) == (low[0], high[0])
 
@@ -199,7 +200,9 @@ def test_what_was_done_is_recorded(counted, found):
     assert (attrs["level"], attrs["by"], attrs["seed"], attrs["n_resamples"]) == (0, "roi", 0, 60)
     assert (attrs["n_permutations"], attrs["smoothing"]) == (300, 1e-6)
     assert attrs["denominator"] == "all known voxels of the region"
-    assert attrs["interval"] == "95% bootstrap over planes, BCa where defined"
+    assert attrs["interval"] == (
+        "95% bootstrap over planes, BCa where defined; of distances, percentiles without the bias"
+    )
     assert attrs["speaks_of"] == "other planes of this specimen, not other specimens"
     assert attrs["software"].startswith("thc_dask ")
 

@@ -78,6 +78,24 @@ def test_histogram_by_plane_adds_up_and_says_where_planes_lie(store, box):
     np.testing.assert_array_equal(found.sum("plane"), histogram(store, "roi", where))
 
 
+@pytest.mark.parametrize("ask", [fractions, summary])
+def test_without_intervals_a_box_is_answered_by_the_table_of_chunks(store, box, ask):
+    where, _ = box
+    found, drawn = (ask(store, box=where, n_resamples=n) for n in (0, 50))
+    for name in set(found) - {"note"}:
+        if not name.endswith(("low", "high")):
+            np.testing.assert_array_equal(found[name], drawn[name])
+    assert "n_planes" not in found
+    assert set(found["note"].values.ravel()) == {"", "no known voxels"}
+    chunks = Box((1.0, 0.0, 0.0), (1.0 + 16 * UM[0], 8 * UM[1], 16 * UM[2]))
+    said = ask(store, box=chunks, n_resamples=0).attrs["answered_from"]
+    tables = "plane table" in histogram(store).attrs["answered_from"]
+    assert said == ("chunk table" if tables else "voxels, because there are no tables; thc count "
+                    "makes them")  # fmt: skip
+    said = ask(store, box=chunks, n_resamples=50).attrs["answered_from"]
+    assert said.startswith("voxels, because no table keeps" if tables else "voxels, because there")
+
+
 def test_box_is_told_by_its_outer_faces(store):
     attrs = histogram(store, "roi", BOX).attrs
     assert attrs["box_vox"] == "1:15,2:16,4:26"

@@ -156,7 +156,8 @@ def compare(
         "smoothing": smoothing,
         "n_permutations": n_permutations,
     }
-    return xr.Dataset(data, coords, attrs | drawing(units.drawn, how))
+    ends = "BCa where defined; of distances, percentiles without the bias"
+    return xr.Dataset(data, coords, attrs | drawing(units.drawn, how, ends))
 
 
 def _notes(counts: NDArray[np.int64], denominator: str, drawn: bool) -> NDArray[Any]:

@@ -129,8 +129,8 @@ def summary(
     xarray.Dataset
         By region: ``mean``, ``sd`` (divides by n), ``p5 p25 p50 p75 p95`` (the smallest intensity
         that so many percent do not exceed), all in grey levels, ``entropy_bits``, each with
-        ``_low`` and ``_high``; ``n_vox``, ``n_planes``; ``note`` says why a value or an interval
-        is missing (NaN).
+        ``_low`` and ``_high``; ``n_vox``; ``n_planes``, with intervals only; ``note`` says why a
+        value or an interval is missing (NaN).
 
     Raises
     ------
@@ -155,7 +155,8 @@ def summary(
 
     store = store_of(volume)
     how = statistics.Resampling(n_resamples, confidence, seed)
-    found = sample(store, by, box=box, denominator=denominator, cubes=cubes)
+    drawn = how.n_resamples > 0
+    found = sample(store, by, box=box, denominator=denominator, cubes=cubes, by_plane=drawn)
     units = found.units(block)
     rows, names = found.table.rows, tuple(statistics.UNITS)
 
@@ -168,22 +169,24 @@ def summary(
         for i, name in enumerate(names)
         for e, end in enumerate(("", "_low", "_high"))
     }
-    data |= _sizes(found.data, units, denominator, rows.dim)
+    data |= _sizes(found.data, units, denominator, rows.dim, drawn)
     attrs = attributes(store, found.table, found.extent, found.answered_from, by=by)
     attrs |= {"denominator": DENOMINATORS[denominator], "measures": statistics.UNITS}
     return xr.Dataset(data, names_of(rows), attrs | drawing(units.drawn, how))
 
 
-def _sizes(data: Any, units: Any, denominator: str, dim: str) -> dict[str, Any]:
-    """Return how many voxels and planes each region has, and what that rules out."""
+def _sizes(data: Any, units: Any, denominator: str, dim: str, drawn: bool) -> dict[str, Any]:
+    """Return how many voxels each region has, and planes if they are drawn, and a note on both."""
 
     def note(planes: NDArray[np.int64]) -> NDArray[Any]:
         n = units.pool(planes).sum(axis=2)
-        return notes(n.sum(axis=0), (n > 0).sum(axis=0), denominator, units.block)
+        n_units = (n > 0).sum(axis=0) if drawn else None
+        return notes(n.sum(axis=0), n_units, denominator, units.block)
 
+    planes = {"n_planes": (dim, (data.sum(axis=2) > 0).sum(axis=0))} if drawn else {}
     return {
         "n_vox": (dim, data.sum(axis=(0, 2))),
-        "n_planes": (dim, (data.sum(axis=2) > 0).sum(axis=0)),
+        **planes,
         "note": (dim, apply(note, data, (data.shape[1],), object)),
     }
 
@@ -232,7 +235,8 @@ def fractions(
     confidence
         Of the intervals, between 0 and 1.
     n_resamples
-        Bootstrap samples; 0 makes no intervals.
+        Bootstrap samples; 0 makes no intervals, and planes need not be kept apart: then the table
+        of chunks answers a box, but for the voxels of chunks that it cuts.
     seed
         Of the bootstrap; the same seed gives the same interval.
     aligned
@@ -242,9 +246,9 @@ def fractions(
     -------
     xarray.Dataset
         ``fraction``, ``low``, ``high`` (float64) and ``count`` (int64 voxels) with dims (region,
-        structure); ``n_vox`` (region) is the denominator, ``n_planes`` (region) the number of
-        planes that hold such voxels. Regions without any have NaN fractions; with one plane
-        there is no interval (NaN); ``note`` (region, structure) says so.
+        structure); ``n_vox`` (region) is the denominator, ``n_planes`` (region), with intervals
+        only, the number of planes that hold such voxels. Regions without any have NaN fractions;
+        with one plane there is no interval (NaN); ``note`` (region, structure) says so.
 
     Raises
     ------
@@ -271,7 +275,8 @@ def fractions(
     store = store_of(volume)
     check_kinds(store, of, by)
     how = statistics.Resampling(n_resamples, confidence, seed)
-    found = sample(store, by, of, box, denominator, cubes, aligned=aligned)
+    drawn = how.n_resamples > 0
+    found = sample(store, by, of, box, denominator, cubes, by_plane=drawn, aligned=aligned)
     units = found.units(block)
     rows, columns = found.table.rows, found.table.columns
     shape = (rows.n, int(found.columns.sum()))
@@ -283,7 +288,7 @@ def fractions(
 
     bounds = apply(interval, found.data, (2, *shape), np.float64)
     dims = (rows.dim, columns.dim)
-    sizes = _sizes(found.data, units, denominator, rows.dim)
+    sizes = _sizes(found.data, units, denominator, rows.dim, drawn)
     note = sizes.pop("note")[1]
     data = {
         "fraction": (dims, apply(statistics.fractions, found.data, shape, np.float64)),

@@ -446,7 +446,9 @@ def _add_drawing(
 
 def _add_aligned(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--aligned", action="store_true", help="move the box to faces of chunks: tables answer it"
+        "--aligned",
+        action="store_true",
+        help="move the box to faces of chunks: tables answer it, if planes need not be kept apart",
     )
 
 

@@ -40,8 +40,7 @@ def answer(ask: Callable[[], Any], out: str | None, as_json: bool) -> None:
     table = ask().compute()
     if out:
         output.write_table(table, out)
-        about = {"written": out, "answered_from": table.attrs["answered_from"]}
-        show(about | _to_know(table), as_json)
+        show({"written": out} | _to_know(table), as_json)
     else:
         print_table(table, as_json)
         if not as_json:
@@ -50,8 +49,8 @@ def answer(ask: Callable[[], Any], out: str | None, as_json: bool) -> None:
 
 def _to_know(table: Any) -> dict[str, Any]:
     """Return what numbers alone do not show: of which voxels they are, and what is missing."""
-    found = {k: table.attrs[k] for k in ("denominator", "aligned", "interpolated")
-             if k in table.attrs}  # fmt: skip
+    known = ("answered_from", "denominator", "aligned", "interpolated")
+    found = {k: table.attrs[k] for k in known if k in table.attrs}
     dims = tuple(table.sizes)
     if dims[-1:] == ("intensity",) and table.name == "count":
         rows = dims[-2]

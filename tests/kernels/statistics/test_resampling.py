@@ -7,9 +7,15 @@ from scipy import stats
 
 from thc_dask.errors import RequestError
 from thc_dask.kernels import statistics
-from thc_dask.kernels.statistics import resampling
+from thc_dask.kernels.statistics import Distance, resampling
 from thc_dask.kernels.statistics.counts import shares
-from thc_dask.kernels.statistics.divergences import cliffs_delta, js, kl
+from thc_dask.kernels.statistics.divergences import (
+    cliffs_delta,
+    hellinger,
+    js,
+    kl,
+    total_variation,
+)
 
 relaxed = settings(deadline=None, max_examples=60)  # a busy machine is no failure
 
@@ -169,6 +175,62 @@ def test_intervals_of_distances_are_scipys():
     width = want.high - want.low
     np.testing.assert_allclose(low, want.low, atol=0.08 * width.min())
     np.testing.assert_allclose(high, want.high, atol=0.08 * width.min())
+
+
+DISTANCES = {
+    "js": (js, Distance(1, np.log(2))),
+    "total_variation": (total_variation, Distance(2, 1.0)),
+    "hellinger": (hellinger, Distance(2, 1.0)),
+}
+
+
+def of_two(measure):
+    return lambda h: measure(*np.moveaxis(shares(h), -2, 0))[..., None]
+
+
+@pytest.mark.parametrize("name", DISTANCES)
+@pytest.mark.parametrize("shift", [0, 8])
+def test_distances_of_few_voxels_have_intervals_that_hold_the_truth(name, shift):
+    """Chance makes such a distance up to twice what it is: of BCa intervals nothing is left."""
+    measure, kind = DISTANCES[name]
+    level = np.arange(256)
+    base = np.stack([np.exp(-(((level - mid) / 60) ** 2) / 2) for mid in (100, 100 + shift)])
+    base /= base.sum(axis=1, keepdims=True)
+    truth = of_two(measure)(base)[0]
+    rng, held, without = np.random.default_rng(5), 0, 0
+    for _ in range(40):
+        planes = np.stack([[rng.multinomial(9000, p) for p in base] for _ in range(8)])
+        estimate = of_two(measure)(planes.sum(axis=0))[0]
+        low, high = statistics.intervals(
+            of_two(measure), planes, None, statistics.Resampling(200), [kind]
+        )
+        assert low[0] < estimate <= high[0]
+        held += low[0] <= truth <= high[0]
+        low, high = statistics.intervals(of_two(measure), planes, how=statistics.Resampling(200))
+        without += low[0] <= truth <= high[0]
+    assert held >= 36
+    assert without <= 8
+
+
+def test_the_interval_of_a_distance_is_that_of_draws_without_their_bias():
+    rng = np.random.default_rng(8)
+    planes = rng.integers(1, 90, (9, 2, 5))
+    measure, kind = DISTANCES["total_variation"]
+    how = statistics.Resampling(300, 0.9, 4)
+    low, high = statistics.intervals(of_two(measure), planes, None, how, [kind])
+    weights = np.concatenate(list(resampling._weights(np.zeros(9, np.int64), how, 10)))
+    drawn = of_two(measure)(np.einsum("du,urc->drc", weights, planes))[:, 0] ** 2
+    estimate = of_two(measure)(planes.sum(axis=0))[0]
+    ends = np.quantile(drawn, [0.05, 0.95]) - 2 * (drawn.mean() - estimate**2)
+    want = np.sqrt(np.maximum(ends, 0))
+    np.testing.assert_allclose((low[0], high[0]), (want[0], max(want[1], estimate)), rtol=1e-12)
+
+
+def test_no_interval_of_a_distance_ends_beyond_what_it_can_be():
+    planes = np.array([[[9, 0, 1], [0, 9, 0]], [[9, 0, 0], [0, 9, 1]], [[9, 0, 0], [0, 9, 0]]])
+    for measure, kind in DISTANCES.values():
+        _, high = statistics.intervals(of_two(measure), planes, None, None, [kind])
+        assert high[0] <= kind.most
 
 
 def test_draws_without_one_of_the_regions_are_left_out():

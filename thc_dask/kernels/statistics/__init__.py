@@ -28,6 +28,7 @@ from thc_dask.kernels.statistics.divergences import (
 )
 from thc_dask.kernels.statistics.permutations import Tested, corrected, permuted
 from thc_dask.kernels.statistics.resampling import (
+    Distance,
     Resampling,
     bootstrap_fractions,
     bootstrap_summary,
@@ -46,6 +47,7 @@ __all__ = [
     "INTENSITY",
     "PERCENTILES",
     "UNITS",
+    "Distance",
     "Measure",
     "Resampling",
     "Tested",

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from thc_dask.errors import RequestError
 from thc_dask.kernels.statistics import divergences as d
 from thc_dask.kernels.statistics.counts import Floats, shares
 from thc_dask.kernels.statistics.permutations import corrected, permuted
-from thc_dask.kernels.statistics.resampling import Resampling, intervals
+from thc_dask.kernels.statistics.resampling import Distance, Resampling, intervals
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,8 @@ class Measure:
     """Whether counts are smoothed first."""
     each: bool = False
     """Whether there is a number for each column, not one for all."""
+    distance: Distance | None = None
+    """How its intervals allow for chance; None where it is as often below as above the truth."""
 
 
 def _difference(p: Floats, q: Floats) -> Floats:
@@ -40,18 +43,18 @@ def _foreground_cosine(p: Floats, q: Floats) -> Floats:
 
 
 INTENSITY = {
-    "kl": Measure(d.kl, "nats", None, smoothed=True),
-    "js": Measure(d.js, "nats"),
-    "hellinger": Measure(d.hellinger, "1"),
-    "wasserstein": Measure(d.wasserstein, "grey levels"),
-    "total_variation": Measure(d.total_variation, "1"),
-    "cosine": Measure(d.cosine, "1"),
+    "kl": Measure(d.kl, "nats", None, smoothed=True, distance=Distance(1)),
+    "js": Measure(d.js, "nats", distance=Distance(1, math.log(2))),
+    "hellinger": Measure(d.hellinger, "1", distance=Distance(2, 1.0)),
+    "wasserstein": Measure(d.wasserstein, "grey levels", distance=Distance(2)),
+    "total_variation": Measure(d.total_variation, "1", distance=Distance(2, 1.0)),
+    "cosine": Measure(d.cosine, "1", distance=Distance(1, 1.0)),
     "cliffs_delta": Measure(d.cliffs_delta, "1", -1.0),
     "mean_difference": Measure(d.mean_difference, "grey levels", -1.0),
 }
 """Of distributions over intensities."""
 COMPOSITION = {name: INTENSITY[name] for name in ("kl", "js", "hellinger", "total_variation")} | {
-    "cosine": Measure(d.cosine, "1"),
+    "cosine": Measure(d.cosine, "1", distance=Distance(1, 1.0)),
     "cohen_h": Measure(d.cohen_h, "radians", -1.0, each=True),
     "difference": Measure(_difference, "1", -1.0, each=True),
 }
@@ -74,8 +77,10 @@ total_variation, cosine, cliffs_delta, mean_difference
 
 def with_background(measures: dict[str, Measure]) -> dict[str, Measure]:
     """Return the measures for shares whose first column is background: the cosine leaves it out."""
-    cosine = {"cosine": Measure(_foreground_cosine, "1")}
-    return {name: cosine.get(name, measure) for name, measure in measures.items()}
+    return {
+        name: replace(measure, of=_foreground_cosine) if name == "cosine" else measure
+        for name, measure in measures.items()
+    }
 
 
 def compared(
@@ -116,6 +121,11 @@ def compared(
             values += both if m.each else [value[..., None] for value in both]
         return np.concatenate(values, axis=-1)
 
+    kinds = [
+        m.distance
+        for m in measures.values()
+        for _ in range((n_columns if m.each else 1) * (2 if m.turned is None else 1))
+    ]
     total = units.sum(axis=0)
     held = np.flatnonzero(total.any(axis=1))
     for row in held:
@@ -123,7 +133,8 @@ def compared(
             found[name][:, row, row] = 0.0
     for a, b in itertools.combinations(held, 2):
         pair = units[:, [a, b]]
-        ends = np.stack([statistic(pair.sum(axis=0)), *intervals(statistic, pair, cubes, how)])
+        low, high = intervals(statistic, pair, cubes, how, kinds)
+        ends = np.stack([statistic(pair.sum(axis=0)), low, high])
         place = 0
         for name, m in measures.items():
             n = n_columns if m.each else 1
