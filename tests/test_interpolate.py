@@ -16,7 +16,19 @@ from tests.assertions import (
     read_voxels,
 )
 from tests.strategies import extents, label_arrays, schemes, source, volumes
-from thc_dask import cli, convert, count, fractions, histogram, interpolate, labels, report
+from thc_dask import (
+    cli,
+    compare,
+    convert,
+    count,
+    fractions,
+    histogram,
+    interpolate,
+    labels,
+    profile,
+    report,
+    summary,
+)
 from thc_dask.errors import ExistsError, MissingError, RequestError
 from thc_dask.filling import TILE
 from thc_dask.grid import Extent
@@ -341,6 +353,23 @@ def test_regions_meet_structures_where_planes_do_not():
 
 
 ONE_PLANE = {"planes": [4]}
+
+
+@pytest.mark.parametrize("ask", [summary, compare, profile, fractions])
+def test_planes_between_are_no_replicates(store, ask):
+    """An annotated plane is drawn with those that follow from it, unless a block is given."""
+    source = f"phantom:{','.join(map(str, PHANTOM))}?channel=microstructure"
+    labels(source, store, "microstructure", "prasad2020-microstructure")
+    interpolate(store, "roi")
+    few = {"n_resamples": 20}
+    of = {"by": "roi", **few}
+    assert " over planes" in ask(store, **of).attrs["interval"]
+    of = {"by": "roi_interpolated", **few}
+    found, block = ask(store, **of), ask(store, block=5, **of)  # 3, 9, 10, 17, 21: 4.5 apart
+    assert " over blocks of 5 planes" in found.attrs["interval"]
+    for name in found.data_vars:
+        np.testing.assert_array_equal(found[name], block[name])
+    assert " over planes" in ask(store, block=1, **of).attrs["interval"]
 
 
 @pytest.mark.parametrize(

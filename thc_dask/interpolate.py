@@ -100,6 +100,18 @@ def annotated(store: Store, names: Sequence[str], planes: NDArray[np.int64]) -> 
     return found
 
 
+def planes_apart(store: Store, names: Sequence[str]) -> int:
+    """Return how many planes lie from one annotated plane to the next where sets are interpolated.
+
+    1 where none is: each plane was annotated by itself. Of several sets it is the largest.
+    """
+    found = [1]
+    for _, labels in _interpolated(store, names):
+        planes = _record_of(labels)["annotated_planes"]
+        found.append(-(-(planes[-1] - planes[0]) // (len(planes) - 1)))
+    return max(found)
+
+
 def _interpolated(store: Store, names: Sequence[str]) -> list[tuple[str, LabelSet]]:
     sets = [(name, store.label_sets[name]) for name in names if name in store.label_sets]
     return [(name, labels) for name, labels in sets if interpolation_of(labels) is not None]

@@ -16,6 +16,7 @@ from thc_dask.cells import ENDS, Cells, cell_counts, each_plane
 from thc_dask.errors import RequestError
 from thc_dask.grid import Box, Extent
 from thc_dask.index import snap
+from thc_dask.interpolate import planes_apart
 from thc_dask.pairs import IMAGE, Pair, describe, known_planes, make_pair
 from thc_dask.query import ask
 from thc_dask.store.read import Store
@@ -91,6 +92,14 @@ class Sample:
         first = np.flatnonzero(begins)
         of = None if self.cubes is None else cube[first]
         return Units(first, of, block)
+
+
+def block_of(store: Store, names: Sequence[str], block: int | None) -> int:
+    """Return how many planes are drawn together, if that was not said.
+
+    Planes between annotated ones follow from these: an annotated plane is drawn with its own.
+    """
+    return planes_apart(store, names) if block is None else block
 
 
 def check_kinds(store: Store, of: str, by: str) -> None:

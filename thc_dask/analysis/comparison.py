@@ -13,7 +13,7 @@ from thc_dask.errors import RequestError
 from thc_dask.grid import Box
 from thc_dask.pairs import IMAGE
 from thc_dask.results import apply_all, attributes, drawing, names_of, taken
-from thc_dask.sampling import DENOMINATORS, EMPTY, Cubes, check_kinds, sample
+from thc_dask.sampling import DENOMINATORS, EMPTY, Cubes, block_of, check_kinds, sample
 from thc_dask.store.read import Store, store_of
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def compare(
     smoothing: float = SMOOTHING,
     denominator: str = "known",
     cubes: Cubes = None,
-    block: int = 1,
+    block: int | None = None,
     confidence: float = 0.95,
     n_resamples: int = 2000,
     n_permutations: int = 9999,
@@ -116,7 +116,7 @@ def compare(
         check_kinds(store, of, by)
     drawn = n_resamples > 0 or n_permutations > 0
     found = sample(store, by, of or IMAGE, box, denominator, cubes, by_plane=drawn)
-    units = found.units(block)
+    units = found.units(block_of(store, [by, of or IMAGE], block))
     if of is not None and found.columns[0]:
         asked = statistics.with_background(asked)
     tests = TESTED["intensity" if of is None else "composition"] if n_permutations else ()

@@ -18,6 +18,7 @@ from thc_dask.pairs import IMAGE, Pair, describe, known_planes, make_pair
 from thc_dask.results import apply_all, attributes, drawing, faces, names_of, taken
 from thc_dask.sampling import (
     DENOMINATORS,
+    block_of,
     check_denominator,
     check_kinds,
     is_masked,
@@ -44,7 +45,7 @@ def profile(
     *,
     step_um: float = 50.0,
     denominator: str = "known",
-    block: int = 1,
+    block: int | None = None,
     confidence: float = 0.95,
     n_resamples: int = 500,
     seed: int = 0,
@@ -111,6 +112,7 @@ def profile(
     check_denominator(denominator, of or IMAGE)
     extent = store.grid.extent_of(box)
     bins = _bins(store, extent, AXES.index(along), step_um)
+    block = block_of(store, [by, of or IMAGE], block)
     found = _counted(store, by, of or IMAGE, box, along, bins, denominator, block)
     table, keep = found.table, found.keep
     rows, columns = table.rows, table.columns

@@ -12,7 +12,7 @@ from thc_dask.grid import Box
 from thc_dask.interpolate import annotated
 from thc_dask.query import ask
 from thc_dask.results import alignment, apply, attributes, drawing, names_of, taken
-from thc_dask.sampling import DENOMINATORS, Cubes, check_kinds, notes, sample
+from thc_dask.sampling import DENOMINATORS, Cubes, block_of, check_kinds, notes, sample
 from thc_dask.store.read import Store, store_of
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ def summary(
     *,
     denominator: str = "known",
     cubes: Cubes = None,
-    block: int = 1,
+    block: int | None = None,
     confidence: float = 0.95,
     n_resamples: int = 2000,
     seed: int = 0,
@@ -157,7 +157,7 @@ def summary(
     how = statistics.Resampling(n_resamples, confidence, seed)
     drawn = how.n_resamples > 0
     found = sample(store, by, box=box, denominator=denominator, cubes=cubes, by_plane=drawn)
-    units = found.units(block)
+    units = found.units(block_of(store, [by], block))
     rows, names = found.table.rows, tuple(statistics.UNITS)
 
     def values(planes: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -199,7 +199,7 @@ def fractions(
     *,
     denominator: str = "known",
     cubes: Cubes = None,
-    block: int = 1,
+    block: int | None = None,
     confidence: float = 0.95,
     n_resamples: int = 2000,
     seed: int = 0,
@@ -231,7 +231,7 @@ def fractions(
         Counted from voxels.
     block
         So many adjacent planes are drawn together: where every plane is labelled, neighbours are
-        alike.
+        alike. None is 1; of an interpolated label set as many as lie between annotated planes.
     confidence
         Of the intervals, between 0 and 1.
     n_resamples
@@ -277,7 +277,7 @@ def fractions(
     how = statistics.Resampling(n_resamples, confidence, seed)
     drawn = how.n_resamples > 0
     found = sample(store, by, of, box, denominator, cubes, by_plane=drawn, aligned=aligned)
-    units = found.units(block)
+    units = found.units(block_of(store, [by, of], block))
     rows, columns = found.table.rows, found.table.columns
     shape = (rows.n, int(found.columns.sum()))
 

@@ -440,7 +440,11 @@ def _add_drawing(
             "--cubes", action="append", metavar="Z0:Z1,Y0:Y1,X0:X1",
             help="draw cubes, then planes in them: auto, or voxels; may be given again",
         )  # fmt: skip
-    parser.add_argument("--block", type=_whole, default=1, help="planes drawn together (1)")
+    parser.add_argument(
+        "--block", type=_whole, metavar="N",
+        help="planes drawn together (1; of what is interpolated, from one annotated plane to the "
+        "next)",
+    )  # fmt: skip
     _add_bootstrap(parser, n_resamples, none="; 0 makes no intervals")
 
 
