@@ -75,7 +75,8 @@ def test_a_source_is_its_own_record_until_something_is_done_to_it():
     phantom = open_source("phantom:8,16,24")
     given = open_reader("phantom:8,16,24").provenance
     assert open_dataarray(phantom).provenance == given
-    for changed in (phantom * 2, phantom[:, ::-1], phantom[1:], phantom.astype(np.uint16)):
+    turned = phantom[:, ::-1].assign_coords(y=phantom.y)
+    for changed in (phantom * 2, turned, phantom[1:], phantom.astype(np.uint16)):
         with xr.set_options(keep_attrs=True):
             found = open_dataarray(changed.assign_attrs(provenance=given), (1.0,) * 3).provenance
         assert found["kind"] == "array"
@@ -124,3 +125,59 @@ def test_a_repair_takes_only_the_voxels_that_were_there(tmp_path):
     assert verify(store, repair=True, source=source(VOXELS, chunks=(5, 6, 7)))["whole"]
     assert broken.read_bytes() == data
     np.testing.assert_array_equal(open_volume(store)["0/image"], VOXELS)
+
+
+# --- coordinates ----------------------------------------------------------------------------
+
+
+def placed(units=None, **values):
+    """Return an array with coordinates in ``units`` of which some are given."""
+    attrs = {} if units is None else {"units": units}
+    known = {axis: 5 + 2 * np.arange(n) for axis, n in zip("zyx", SHAPE, strict=True)} | values
+    coords = {axis: (axis, v, attrs) for axis, v in known.items()}
+    return xr.DataArray(VOXELS, coords, ("z", "y", "x"))
+
+
+LENGTHS = [(None, 1), ("", 1), ("um", 1), ("micrometers", 1), ("nm", 1e-3), ("Millimetre", 1e3)]
+
+
+@pytest.mark.parametrize(("units", "factor"), LENGTHS)
+def test_units_of_coordinates(units, factor):
+    grid = open_dataarray(placed(units)).grid
+    assert grid.spacing_um == pytest.approx((2 * factor,) * 3, rel=1e-15)
+    assert grid.origin_um == pytest.approx((5 * factor,) * 3, rel=1e-15)
+    grid = open_dataarray(placed(units), (1.17,) * 3).grid
+    assert grid.spacing_um == (1.17,) * 3
+    assert grid.origin_um == pytest.approx((5 * factor,) * 3, rel=1e-15)
+
+
+def test_small_coordinates_are_even_or_not_as_large_ones_are():
+    meters = {axis: 1e-6 * np.arange(n) for axis, n in zip("zyx", SHAPE, strict=True)}
+    assert open_dataarray(placed("m", **meters)).grid.spacing_um == pytest.approx((1.0,) * 3)
+    meters["y"][7] += 1e-9
+    with pytest.raises(RequestError, match="array coordinate y: must be evenly spaced"):
+        open_dataarray(placed("m", **meters))
+
+
+ODD = [
+    (placed("pixel"), r"z: its units 'pixel' are no known length; allowed: angstrom, "),
+    (placed(y=np.arange(18)[::-1]), r"y descends, from 17 to 0; .* round: \.sortby\('y'\)"),
+    (placed("mm", x=9 - np.arange(30.0) ** 2), r"x descends, from 9 to -832"),
+    (placed(z=np.where(np.arange(20), np.arange(20), np.nan)), "z: begins with nan"),
+]
+
+
+@pytest.mark.parametrize("spacing_um", [None, (1.0, 1.0, 1.0)])
+@pytest.mark.parametrize(("array", "says"), ODD, ids=[says[:20] for _, says in ODD])
+def test_coordinates_that_are_refused(array, says, spacing_um):
+    with pytest.raises(RequestError, match=f"^array coordinate {says}") as caught:
+        open_dataarray(array, spacing_um)
+    assert "\n" not in str(caught.value)
+
+
+def test_uneven_coordinates_need_a_spacing():
+    array = placed(y=np.arange(18) ** 2)
+    with pytest.raises(RequestError, match="array coordinate y: must be evenly spaced"):
+        open_dataarray(array)
+    grid = open_dataarray(array, (1.0, 2.0, 3.0)).grid
+    assert (grid.spacing_um, grid.origin_um) == ((1, 2, 3), (5, 0, 5))

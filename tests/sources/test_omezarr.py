@@ -24,7 +24,7 @@ from thc_dask import convert, labels, verify
 from thc_dask.errors import DataError, MissingError, ReadError, RequestError
 from thc_dask.grid import Extent
 from thc_dask.reader import as_dataarray, read
-from thc_dask.sources import omezarr
+from thc_dask.sources import omezarr, open_reader
 from thc_dask.sources.omezarr import ZarrArray, nodes, open_omezarr
 from thc_dask.store.read import Store
 
@@ -450,11 +450,31 @@ def test_stores_of_xarray(tmp_path, zarr_format):
 
 
 def test_coordinates_that_say_nothing(tmp_path):
-    odd = {"z": [0, 1, 2, 4], "y": [3, 2, 1, 0], "x": [0, 1, 2, 3]}
-    coords = {axis: (axis, np.float64(v), {"units": "um"}) for axis, v in odd.items()}
+    path = with_coordinates(tmp_path / "a.zarr", z=[0, 1, 2, 4], y=[1, 1, 1, 1], x=[0, 1, 2, 3])
+    refused(RequestError, r"no voxel size along z, y in .*a\.zarr/image", path, None)
+
+
+def with_coordinates(path, units="um", **values):
+    """Write an array with these coordinates by xarray."""
+    attrs = {"units": units} if units else {}
+    coords = {axis: (axis, np.float64(v), attrs) for axis, v in values.items()}
     found = xr.DataArray(noise((4, 4, 4)), coords, ("z", "y", "x"), "image")
-    found.to_dataset().to_zarr(tmp_path / "a.zarr", consolidated=False)
-    refused(RequestError, r"no voxel size along z, y in .*a\.zarr/image", tmp_path / "a.zarr", None)
+    found.to_dataset().to_zarr(path, consolidated=False)
+    return path
+
+
+@pytest.mark.parametrize("spacing_um", [None, UM])
+@pytest.mark.parametrize("units", ["um", None])
+def test_coordinates_that_descend(tmp_path, units, spacing_um):
+    path = with_coordinates(
+        tmp_path / "a.zarr", units, z=[0, 1, 2, 3], y=[3, 2, 1, 0], x=[9, 5, 4, 3]
+    )
+    says = r"zarr: coordinates along y, x descend in .*a\.zarr/image; .* \.sortby\(\['y', 'x'\]\)"
+    refused(RequestError, says, path, spacing_um)
+    opened = xr.open_zarr(path, consolidated=False)["image"].sortby(["y", "x"])
+    assert open_reader(opened, UM).grid.origin_um == (0, 0, 3)
+    backwards = image(tmp_path / "b.zarr", [(noise(), [scale(2, -1, 1)])], "zyx")
+    refused(RequestError, r"coordinates along y descend in .*b\.zarr/0", backwards, spacing_um)
 
 
 def test_dimensions_without_names(tmp_path):

@@ -15,6 +15,7 @@ from thc_dask.errors import RequestError
 from thc_dask.files import fingerprint
 from thc_dask.grid import AXES, Extent, Grid, Um, Vox
 from thc_dask.reader import graph_name
+from thc_dask.units import MICROMETERS, micrometers
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,28 +76,56 @@ class ArraySource:
 
 
 def open_dataarray(array: Any, spacing_um: Um | None = None) -> ArraySource:
-    """Return a reader of a ``(z, y, x)`` array with evenly spaced coordinates in micrometers.
+    """Return a reader of a ``(z, y, x)`` array with rising, evenly spaced coordinates.
+
+    Coordinates are in micrometers, or in the unit of length that their ``attrs["units"]`` name.
+    Where ``spacing_um`` is given, only the first of them counts: it is the origin.
 
     Raises
     ------
     RequestError
-        Other dims, uneven coordinates, or no coordinates and no ``spacing_um``.
+        Other dims, coordinates that descend or are in another unit; without ``spacing_um`` also
+        uneven coordinates, or none.
     """
     if tuple(array.dims) != AXES:
         raise RequestError(f"array dims {tuple(array.dims)}: must be (z, y, x); use .transpose()")
     spacing, origin = [], []
     for i, axis in enumerate(AXES):
-        step = None if spacing_um is None else spacing_um[i]
-        first = 0.0
-        if axis in array.coords:
-            values = np.asarray(array.coords[axis].values, np.float64)
-            first = float(values[0])
-            if step is None and len(values) > 1:
-                step = float((values[-1] - values[0]) / (len(values) - 1))
-                if not np.allclose(np.diff(values), step, rtol=1e-6):
-                    raise RequestError(f"array coordinate {axis}: must be evenly spaced, in um")
+        step, first = None, 0.0
+        if axis in array.coords and array.sizes[axis]:
+            step, first = _lattice(array.coords[axis], axis, spacing_um is not None)
+        if spacing_um is not None:
+            step = spacing_um[i]
         if step is None:
             raise RequestError(f"array: no voxel size along {axis}; give --spacing 1.17um")
         spacing.append(step)
         origin.append(first)
     return ArraySource(array, Grid(array.shape, tuple(spacing), tuple(origin)))  # type: ignore[arg-type]
+
+
+def _lattice(coordinate: Any, axis: str, uneven: bool) -> tuple[float | None, float]:
+    """Return distance and first of the coordinates of an axis, in micrometers.
+
+    The distance is None where there is but one; ``uneven`` ones may be allowed.
+    """
+    values = np.asarray(coordinate.values, np.float64)
+    unit = str(coordinate.attrs.get("units") or "micrometer")
+    first = micrometers(float(values[0]), unit)
+    if micrometers(1.0, unit) is None:
+        raise RequestError(
+            f"array coordinate {axis}: its units {unit!r} are no known length; allowed: "
+            f"{', '.join(MICROMETERS)}; without units they are micrometers"
+        )
+    if first is None:
+        raise RequestError(f"array coordinate {axis}: begins with {values[0]}; give a number")
+    if values[-1] < values[0]:
+        raise RequestError(
+            f"array coordinate {axis} descends, from {values[0]:g} to {values[-1]:g}; turn the "
+            f"array round: .sortby({axis!r})"
+        )
+    if len(values) < 2:
+        return None, first
+    step = float((values[-1] - values[0]) / (len(values) - 1))
+    if not uneven and not np.allclose(np.diff(values), step, rtol=1e-6, atol=1e-6 * step):
+        raise RequestError(f"array coordinate {axis}: must be evenly spaced")
+    return micrometers(step, unit), first

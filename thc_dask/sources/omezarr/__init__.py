@@ -128,8 +128,8 @@ def open_omezarr(location: str | os.PathLike[str], spacing_um: Um | None = None)
     MissingError
         There is nothing, or no such level.
     RequestError
-        No voxel size, several channels or times, several volumes in a group, values that are not
-        integers or floats, or an address of an unknown kind.
+        No voxel size, coordinates that descend, several channels or times, several volumes in a
+        group, values that are not integers or floats, or an address of an unknown kind.
     DataError
         The metadata are damaged, or the address cannot be reached.
 

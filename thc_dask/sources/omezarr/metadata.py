@@ -30,6 +30,8 @@ class Lattice:
     """Distance of centres in micrometers; None where it is not known."""
     origin_um: tuple[float, ...]
     """Centre of the first element in micrometers."""
+    falls: tuple[bool, ...]
+    """Whether its coordinates descend."""
 
 
 @dataclass(frozen=True)
@@ -96,6 +98,7 @@ def lattice_of_level(
         tuple(axis["name"].lower() for axis in axes),
         tuple(micrometers(a, u) if known else None for a, u in zip(scale, units, strict=True)),
         tuple(micrometers(t, u) or 0.0 for t, u in zip(shift, units, strict=True)),
+        tuple(a < 0 for a in scale),
     )
 
 
@@ -122,12 +125,14 @@ def lattice_of_coordinates(
     """Return the lattice that 1-D arrays of coordinates, with their units, describe."""
     steps: list[float | None] = []
     first: list[float] = []
+    falls: list[bool] = []
     for name in names:
         values, unit = coordinates.get(name, (np.empty(0), ""))
         step = _step(np.asarray(values, np.float64))
         steps.append(None if step is None else micrometers(step, unit))
         first.append((micrometers(float(values[0]), unit) or 0.0) if len(values) else 0.0)
-    return Lattice(tuple(names), tuple(steps), tuple(first))
+        falls.append(len(values) > 1 and bool(values[-1] < values[0]))
+    return Lattice(tuple(names), tuple(steps), tuple(first), tuple(falls))
 
 
 def _step(values: NDArray[np.float64]) -> float | None:
@@ -164,7 +169,19 @@ def spatial_of(names: Sequence[str], shape: Sequence[int], where: str) -> Spatia
 
 
 def grid_values(lattice: Lattice, spatial: Spatial, given: Um | None, where: str) -> tuple[Um, Um]:
-    """Return spacing and origin in micrometers along the axes as stored."""
+    """Return spacing and origin in micrometers along the axes as stored.
+
+    Raises
+    ------
+    RequestError
+        Coordinates descend, or there is no voxel size and none was ``given``.
+    """
+    falls = [a for a, f in zip(spatial.axes, spatial.pick(lattice.falls, False), strict=True) if f]
+    if falls:
+        raise RequestError(
+            f"zarr: coordinates along {', '.join(falls)} descend in {where}; save it turned round, "
+            f"or convert it from Python, opened by xarray: .sortby({falls!r})"
+        )
     spacing, origin = spatial.pick(lattice.spacing_um, None), spatial.pick(lattice.origin_um, 0.0)
     if given is not None:
         a, b, c = (given[AXES.index(axis)] for axis in spatial.axes)
