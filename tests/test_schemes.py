@@ -62,6 +62,7 @@ FILES = {
     "plain.csv": "code,name\n7,b\n3,a\n",
     "excel.csv": "\ufeffcode,name,title,color\r\n7,b,B of it,#AABBCC\r\n3,a,,\r\n",
     "codes.json": '{"codes": {"a": 3, "b": 7}}',
+    "texts.json": '{"codes": {"a": "3", "b": 7.0}}',
     "labels.json": '{"kind": "structure", "labels": [{"code": 7, "name": "b"}, '
     '{"code": 3, "name": "a", "title": "A of it"}, {"code": 0, "name": "nothing"}]}',
 }
@@ -86,7 +87,14 @@ def test_a_scheme_is_read_from_a_file(tmp_path, name):
 
 BROKEN = [
     ("a.csv", "code\n1\n", DataError, r"a\.csv: KeyError\('name'\); needs CSV columns code,name"),
-    ("a.csv", "code,name\none,a\n", DataError, "a code is not a whole number"),
+    (
+        "a.csv",
+        "code,name\none,a\n",
+        DataError,
+        "a.csv: a code is wrong: 'one' is not a whole number",
+    ),
+    ("a.csv", "code,name\n1_0,a\n", DataError, "'1_0' is not a whole number; write it like 1"),
+    ("a.csv", "code,name\n1.0,a\n", DataError, "'1.0' is not a whole number"),
     ("a.csv", "code,name\n1,a\n1,b\n", RequestError, r"codes must be different .* got \[0, 1, 1\]"),
     ("a.csv", "code,name\n1,a\n2,A\n", RequestError, "names must differ"),
     ("a.csv", "code,name\n1\n", RequestError, "label 1 has no name"),
@@ -96,11 +104,28 @@ BROKEN = [
     ("a.csv", "", RequestError, "include 0"),
     ("a.json", "{", DataError, "needs CSV columns code,name or JSON with 'labels'"),
     ("a.json", "[1]", DataError, "needs CSV columns code,name or JSON with 'labels'"),
+    ("a.json", "[" * 10**5, DataError, r"RecursionError\(.*; needs CSV columns code,name or JSON"),
+    *[
+        ("a.json", f'{{"codes": {{"a": {code}}}}}', DataError, rf"{said} is not a whole number")
+        for code, said in [
+            ("1.5", "1.5"),
+            ("true", "True"),
+            ('"1.5"', "'1.5'"),
+            ('"a"', "'a'"),
+            ("null", "None"),
+            ("NaN", "nan"),
+            ("Infinity", "inf"),
+            ("[1]", r"\[1\]"),
+        ]
+    ],
+    ("a.json", '{"labels": [{"code": 1.5, "name": "a"}]}', DataError, "1.5 is not a whole number"),
     ("a.json", '{"kind": "x", "labels": []}', RequestError, "must be 'region' or 'structure'"),
 ]
 
 
-@pytest.mark.parametrize(("name", "text", "error", "message"), BROKEN)
+@pytest.mark.parametrize(
+    ("name", "text", "error", "message"), BROKEN, ids=[text[:60] for _, text, *_ in BROKEN]
+)
 def test_a_broken_scheme_is_named(tmp_path, name, text, error, message):
     (tmp_path / name).write_text(text)
     with pytest.raises(error, match=message):

@@ -124,10 +124,10 @@ class Scheme:
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Scheme:
-        """Return the scheme that ``as_dict`` described."""
+        """Return the scheme that ``as_dict`` described; a ValueError names what is no code."""
         labels = [
-            Label(int(x["code"]), str(x["name"] or ""), str(x.get("title") or ""), _color(x, i))
-            for i, x in enumerate(sorted(data["labels"], key=lambda x: int(x["code"])))
+            Label(code_of(x["code"]), str(x["name"] or ""), str(x.get("title") or ""), _color(x, i))
+            for i, x in enumerate(sorted(data["labels"], key=lambda x: code_of(x["code"])))
         ]
         kind = data.get("kind", "region")
         if kind not in ("region", "structure"):
@@ -135,6 +135,26 @@ class Scheme:
         if labels and labels[0].code != 0:
             labels.insert(0, Label(0, "none" if kind == "region" else "background", "", "#000000"))
         return cls(str(data.get("name", "")), kind, tuple(labels), str(data.get("source", "")))
+
+
+def code_of(value: Any) -> int:
+    """Return a code, which a file may also have as text or as 7.0.
+
+    Raises
+    ------
+    ValueError
+        It is not a whole number.
+
+    >>> code_of(7), code_of(" 7"), code_of(7.0)
+    (7, 7, 7)
+    """
+    if (
+        (isinstance(value, int | np.integer) and not isinstance(value, bool))
+        or (isinstance(value, float) and value.is_integer())
+        or (isinstance(value, str) and re.fullmatch(r"\s*[+-]?\d+\s*", value))
+    ):
+        return int(value)
+    raise ValueError(f"{value!r} is not a whole number")
 
 
 def _color(label: dict[str, Any], i: int) -> str:
@@ -267,7 +287,14 @@ def find_scheme(name: str) -> Scheme:
             data = {"labels": list(csv.DictReader(text.splitlines()))}
         data.setdefault("name", path.stem)
         return Scheme.from_dict(data | {"source": data.get("source") or path.name})
-    except (KeyError, TypeError, AttributeError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (
+        KeyError,
+        TypeError,
+        AttributeError,
+        RecursionError,  # nested without end
+        UnicodeDecodeError,
+        json.JSONDecodeError,
+    ) as error:
         raise DataError(
             f"scheme file {name}: {error!r}; needs CSV columns code,name or JSON with 'labels', "
             "or labels as ITK-SNAP saves them"
@@ -275,4 +302,4 @@ def find_scheme(name: str) -> Scheme:
     except ValueError as error:
         if isinstance(error, RequestError):
             raise
-        raise DataError(f"scheme file {name}: a code is not a whole number ({error})") from error
+        raise DataError(f"scheme file {name}: a code is wrong: {error}; write it like 1") from error

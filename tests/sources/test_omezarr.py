@@ -869,6 +869,7 @@ def test_label_sets_of_a_store_keep_what_is_known(own, tmp_path):
     ("said", "says"),
     [({}, "say what the codes mean"), ({"colors": []}, "say what the codes mean"),
      ({"colors": [{"rgba": [1, 2, 3, 4]}]}, "cannot be understood"),
+     ({"properties": [{"label-value": 1.5, "name": "x"}]}, "1.5 is not a whole number"),
      ({"properties": [{"label-value": 70000, "name": "x"}]}, "cannot be understood .*65535")],
 )  # fmt: skip
 def test_labels_that_say_nothing_of_use(tmp_path, target, said, says):

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from thc_dask.errors import DataError, RequestError
 from thc_dask.grid import Extent
-from thc_dask.schemes import Scheme, kind_of
+from thc_dask.schemes import Scheme, code_of, kind_of
 from thc_dask.sources.omezarr.metadata import multiscale_of
 from thc_dask.sources.omezarr.nodes import claims, full_url, open_node, split
 
@@ -63,9 +63,9 @@ def _scheme(said: Mapping[str, Any], name: str) -> Scheme | None:
     for entry in said.get("colors") or []:
         red, green, blue = entry.get("rgba", (128, 128, 128))[:3]
         color = f"#{int(red):02x}{int(green):02x}{int(blue):02x}"
-        found[int(entry["label-value"])] = {"color": color}
+        found[code_of(entry["label-value"])] = {"color": color}
     for entry in said.get("properties") or []:
-        label = found.setdefault(int(entry["label-value"]), {})
+        label = found.setdefault(code_of(entry["label-value"]), {})
         label["name"] = next((str(entry[k]) for k in ("name", "class", "label") if k in entry), "")
         label["title"] = str(entry.get("title", ""))
     if not any(found):
