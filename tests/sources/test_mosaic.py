@@ -197,11 +197,65 @@ def test_flat_tiles_stay_flat(tmp_path):
         assert set(np.unique(found).tolist()) == {0, value}
 
 
-def test_nan_stays_where_it_is(tmp_path):
-    arrays = [np.ones((1, 1, 6), "f4"), np.ones((1, 1, 6), "f4")]
-    arrays[1][0, 0, 1] = np.nan
-    found = whole(opened(saved(tmp_path, arrays, [(0, 0, 0), (0, 0, 3)])))
-    assert np.isnan(found).ravel().tolist() == [False] * 4 + [True] + [False] * 4
+NAN, INF = math.nan, math.inf
+
+
+@pytest.mark.parametrize("dtype", ["f2", "f4", "f8"])
+@pytest.mark.parametrize("feather", [{}, {"feather": 0}, {"feather": 1}])
+@pytest.mark.parametrize("odd", [NAN, INF, -INF])
+def test_what_is_not_finite_has_no_weight(tmp_path, dtype, feather, odd):
+    """Ones over twos: beside a gap of one tile stands the other's own value."""
+    arrays = [np.full((2, 3, 8), 1, dtype), np.full((2, 3, 8), 2, dtype)]
+    arrays[0][:, :, 6] = odd  # in both below
+    arrays[0][1, 2, [0, 5]] = odd
+    arrays[1][:, :, 2] = odd
+    arrays[1][0, 1, [3, 7]] = odd
+    reader = opened(saved(tmp_path, arrays, [(0, 0, 0), (0, 0, 4)], **feather))
+    found = whole(reader)
+    assert np.isposinf(found).any() == (odd == INF)
+    lost = [(1, 2, 0), (0, 1, 11), *((z, y, 6) for z in range(2) for y in range(3))]
+    assert {tuple(p) for p in np.argwhere(~np.isfinite(found))} == set(lost)
+    np.testing.assert_array_equal(found[[0, 1], [1, 2], [7, 5]], [1, 2])
+    whole_ones = [np.nan_to_num(a, nan=v, posinf=v, neginf=v) for v, a in enumerate(arrays, 1)]
+    (tmp_path / "whole").mkdir()
+    expected = whole(
+        opened(saved(tmp_path / "whole", whole_ones, [(0, 0, 0), (0, 0, 4)], **feather))
+    )
+    same = np.isfinite(found)
+    same[0, 1, 7] = same[1, 2, 5] = False
+    np.testing.assert_array_equal(found[same], expected[same])
+
+
+@settings(max_examples=40)
+@given(mosaics(dtypes=("f4", "f8")), st.sampled_from([0, 1, 3, 8192]), st.data())
+def test_random_gaps(tmp_path_factory, tiles, feather, data):
+    arrays, offsets = tiles
+    rng = np.random.default_rng(data.draw(st.integers(0, 2**32)))
+    for array in arrays:
+        gaps = rng.random(array.shape) < 0.5
+        array[gaps] = rng.choice([NAN, INF, -INF], gaps.sum())
+    folder = tmp_path_factory.mktemp("gaps")
+    reader = quietly(saved(folder, arrays, [o.tolist() for o in offsets], feather=feather))
+    found, low = whole(reader), np.min(offsets, axis=0)
+    for place in np.ndindex(found.shape):
+        layers = []
+        for array, offset in zip(arrays, offsets, strict=True):
+            at = tuple(np.array(place) - (offset - low))
+            if all(0 <= i < n for i, n in zip(at, array.shape, strict=True)):
+                ways = [
+                    min(i + 1, n - i, feather or n) for i, n in zip(at, array.shape, strict=True)
+                ]
+                layers.append((math.prod(ways), float(array[at])))
+        good = [(w, v) for w, v in layers if math.isfinite(v)]
+        if good and feather:
+            expected = sum(w * v for w, v in good) / sum(w for w, _ in good)
+            assert found[place] == pytest.approx(expected, rel=1e-6, abs=1e-6)
+        elif good or not feather:
+            deepest = max(good or layers, key=lambda layer: layer[0], default=(0, 0.0))
+            assert np.array_equal(found[place], deepest[1], equal_nan=True)
+        else:
+            expected = sum(v for _, v in layers)
+            assert np.array_equal(found[place], expected, equal_nan=True)
 
 
 # --- what is read ---------------------------------------------------------------------------
@@ -406,6 +460,7 @@ A = {"path": "a.npy", "offset": [0, 0, 0]}
 MALFORMED = [
     ("{", r"is not JSON: .* line 1 column 2"),
     ("\x00", r"is not JSON: .* line 1 column 1"),
+    ("[" * 10**5, "is not JSON: maximum recursion depth exceeded .*; write"),
     ("[]", "has no list of tiles; write"),
     ('{"tiles": 5}', "has no list of tiles; write"),
     ({"tiles": []}, "names no tiles; write"),
@@ -432,7 +487,7 @@ MALFORMED = [
 ]
 
 
-@pytest.mark.parametrize(("content", "says"), MALFORMED, ids=str)
+@pytest.mark.parametrize(("content", "says"), MALFORMED, ids=lambda value: str(value)[:60])
 def test_malformed_manifests(tmp_path, content, says):
     np.save(tmp_path / "a.npy", noise((2, 3, 4)))
     path = tmp_path / "mosaic.json"

@@ -118,7 +118,8 @@ def open_mosaic(
     covers are 0. Where tiles overlap, each is weighed by the distances from its nearest face along
     z, y and x, multiplied: linear from tile to tile over an overlap of less than half of them. The
     mean of 8 and 16 bit integers is exact, rounded half to even; that of others is taken in
-    float64.
+    float64. A voxel that is NaN or infinite in one tile has no weight there; where it is so in all
+    tiles, it is NaN, or infinite if it is so in the same way in all.
 
     Parameters
     ----------

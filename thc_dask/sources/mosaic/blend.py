@@ -14,6 +14,8 @@ from thc_dask.grid import AXES, Extent
 from thc_dask.reader import Reader
 from thc_dask.sources.mosaic.manifest import MOST_FEATHER
 
+DEEPEST = MOST_FEATHER ** len(AXES)  # no weight is larger
+
 
 @dataclass(frozen=True)
 class Tile:
@@ -56,30 +58,55 @@ def cells(box: Extent, extents: Sequence[Extent]) -> list[Extent]:
 
 
 def average(out: NDArray[Any], cell: Extent, layers: Sequence[Layer], feather: int) -> None:
-    """Fill a cell with means, each voxel weighed by how deep it lies in its tile."""
+    """Fill a cell with means, each voxel weighed by how deep it lies in its tile.
+
+    What is not finite has no weight beside what is; where nothing is finite, the sum stays.
+    """
     exact = out.dtype.kind in "ui" and out.dtype.itemsize <= 2
+    real = out.dtype.kind == "f"
     weights = [_depths(tile, cell, feather) for tile, _ in layers]
     for i, plane in enumerate(out):
         total = np.zeros(plane.shape, np.int64 if exact else np.float64)
         weight = np.zeros(plane.shape, np.int64)
+        lost = None
         for (along_z, across), (_, voxels) in zip(weights, layers, strict=True):
-            here = across * along_z[i]
-            total += here * voxels[i].astype(total.dtype)
+            here, values = across * along_z[i], voxels[i].astype(total.dtype)
+            if real and not (finite := np.isfinite(values)).all():
+                lost = _sum_of_odd(lost, values, finite)
+                here *= finite
+                values[~finite] = 0
+            total += here * values
             weight += here
         if exact:
             plane[...] = _rounded(total, weight)
-        else:
+        elif lost is None:
             mean = total / weight
-            plane[...] = mean if out.dtype.kind == "f" else np.rint(mean)
+            plane[...] = mean if real else np.rint(mean)
+        else:
+            plane[...] = np.divide(total, weight, out=lost, where=weight > 0)
+
+
+def _sum_of_odd(
+    before: NDArray[np.float64] | None, values: NDArray[np.float64], finite: NDArray[np.bool_]
+) -> NDArray[np.float64]:
+    """Add up what is not finite: equal infinities stay what they are, all else is NaN."""
+    odd = np.where(finite, 0.0, values)
+    with np.errstate(invalid="ignore"):  # infinities of both signs
+        return odd if before is None else before + odd
 
 
 def choose(out: NDArray[Any], cell: Extent, layers: Sequence[Layer]) -> None:
-    """Fill a cell with voxels, each from the tile it lies deepest in, of equals from the first."""
+    """Fill a cell with voxels, each from the tile it lies deepest in, of equals from the first.
+
+    What is finite comes before what is not, however deep that lies.
+    """
     weights = [_depths(tile, cell, MOST_FEATHER) for tile, _ in layers]
     for i, plane in enumerate(out):
-        best = np.zeros(plane.shape, np.int64)
+        best = np.full(plane.shape, np.iinfo(np.int64).min)
         for (along_z, across), (_, voxels) in zip(weights, layers, strict=True):
             here = across * along_z[i]
+            if out.dtype.kind == "f":
+                here[~np.isfinite(voxels[i])] -= DEEPEST
             np.copyto(plane, voxels[i], where=here > best)
             np.maximum(best, here, out=best)
 

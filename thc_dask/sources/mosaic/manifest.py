@@ -49,7 +49,7 @@ def parse(file: File) -> Manifest:
             found = json.load(handle)
     except OSError as error:
         raise DataError(f"mosaic: cannot read {file.path}: {error.strerror}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:  # the second where it is nested without end
         raise RequestError(f"mosaic: {file.path} is not JSON: {error}; write {FORM}") from error
     if not isinstance(found, dict) or not isinstance(found.get("tiles"), list):
         raise RequestError(f"mosaic: {file.path} has no list of tiles; write {FORM}")
