@@ -9,12 +9,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import dask.array as da
 import numpy as np
 import pytest
 import tifffile
+import xarray as xr
 
-from thc_dask import cli, open_volume
-from thc_dask.errors import ThcError
+from thc_dask import cli, convert, labels, open_source, open_volume
+from thc_dask.errors import RequestError, ThcError
 
 SHAPE = (20, 40, 50)
 RNG = np.random.default_rng(2)
@@ -134,6 +136,33 @@ def refuses(fails, tmp_path):
 def test_missing_file(refuses, tmp_path):
     line = refuses(2, tmp_path / "nowhere.tif")
     assert f"source {tmp_path}/nowhere.tif does not exist; give a TIFF, PNG" in line
+
+
+OBJECTS = [
+    np.zeros((2, 3, 4)),
+    da.zeros((2, 3, 4)),
+    xr.Dataset(),
+    xr.Variable("z", [1]),
+    b"a.tif",
+    None,
+    5,
+]
+
+
+@pytest.mark.parametrize("given", OBJECTS, ids=lambda given: type(given).__name__)
+def test_objects_that_are_no_sources(copy, tmp_path, given):
+    says = (
+        r"^source: \S+ is no source; give an xarray\.DataArray with .* micrometers, or the name of"
+    )
+    for make_of in (
+        open_source,
+        lambda source: convert(source, tmp_path / "v.ome.zarr"),
+        lambda source: labels(source, copy, "more", "prasad2020-roi"),
+    ):
+        with pytest.raises(RequestError, match=says) as caught:
+            make_of(given)
+        assert type(given).__name__ in str(caught.value)
+    assert not (tmp_path / "v.ome.zarr").exists()
 
 
 def test_source_without_a_name(refuses):
@@ -424,6 +453,12 @@ def test_not_a_store(fails, inputs, command):
     assert f"{inputs}/slices is not a store; make one with: thc convert" in line
 
 
+@pytest.mark.parametrize("command", ["info", "count", *QUESTIONS])
+def test_a_file_is_not_a_store(fails, inputs, command):
+    line = fails(2, command, inputs / "labels.tif")
+    assert f"{inputs}/labels.tif is a file and not a store; make one of it with: thc conv" in line
+
+
 @pytest.mark.parametrize(
     "root", ["", "no json", "[]", '{"zarr_format": 3, "node_type": "group", "attributes": {}}']
 )
@@ -450,6 +485,18 @@ def test_store_not_finished(fails, copy):
         )
         assert "--resume" in line
         assert "--overwrite" in line
+
+
+@pytest.mark.parametrize("name", ["begun.ome.zarr", "begun"])
+def test_source_not_finished(fails, refuses, copy, inputs, tmp_path, name):
+    (copy / "thc/plan.json").write_text("{}")
+    (copy / "zarr.json").unlink()
+    begun = copy.rename(tmp_path / name)
+    says = f"zarr: {begun} is not finished: its conversion is still running, or was interrupted; "
+    assert says in refuses(1, begun)
+    store = tmp_path / "target.ome.zarr"
+    make("convert", inputs / "slices", store, "--spacing", "1um")
+    assert says in fails(1, "labels", begun, store, *STRUCTURES)
 
 
 def test_store_that_exists(fails, inputs, copy):
@@ -742,6 +789,7 @@ def test_interrupted_conversion(fails, large, tmp_path):
     assert said("convert", err) == "thc convert: interrupted"
     assert_no_store(store)
     assert "is not finished" in fails(1, "info", store)
+    assert "is not finished" in fails(1, "convert", store, tmp_path / "other.ome.zarr")
 
 
 def test_interrupted_labels(run, large, tmp_path):

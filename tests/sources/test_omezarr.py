@@ -21,7 +21,7 @@ from numcodecs import Blosc, Delta, Zlib
 from tests.assertions import read_voxels
 from tests.object_storage import impatient
 from thc_dask import convert, labels, verify
-from thc_dask.errors import DataError, MissingError, ReadError, RequestError
+from thc_dask.errors import DataError, MissingError, ReadError, RequestError, UnfinishedError
 from thc_dask.grid import Extent
 from thc_dask.reader import as_dataarray, read
 from thc_dask.sources import omezarr, open_reader
@@ -689,6 +689,9 @@ def test_the_web(web, own, tmp_path):
     refused(
         MissingError, rf"there is no zarr array or group at {web}/gone\.zarr", f"{web}/gone.zarr"
     )
+    (tmp_path / "begun.zarr/thc").mkdir(parents=True)
+    (tmp_path / "begun.zarr/thc/plan.json").write_text("{}")
+    refused(UnfinishedError, rf"zarr: {web}/begun\.zarr is not finished", f"{web}/begun.zarr")
     refused(
         ReadError, r"cannot read .*/secret\.zarr: 500 .*\(tried \d+ times\); see that .* reached$",
         f"{web}/secret.zarr",

@@ -16,11 +16,11 @@ from thc_dask.views import reorder, respace
 if TYPE_CHECKING:
     import xarray as xr
 
-KINDS = (
+NAMED = (
     "a TIFF, PNG or JPEG 2000 file or a folder of them, .npy, HDF5 (file.h5:/dataset), zarr, "
-    "NIfTI, MetaImage, NRRD, a mosaic (.json), bossdb://, precomputed://, phantom:z,y,x, or an "
-    "xarray.DataArray"
+    "NIfTI, MetaImage, NRRD, a mosaic (.json), bossdb://, precomputed://, phantom:z,y,x"
 )
+KINDS = f"{NAMED}, or an xarray.DataArray"
 
 
 def open_reader(source: Any, spacing_um: Um | None = None, order: str | None = None) -> Reader:
@@ -50,10 +50,16 @@ def open_reader(source: Any, spacing_um: Um | None = None, order: str | None = N
 def _as_stored(source: Any, spacing_um: Um | None) -> Reader:
     if hasattr(source, "read_into"):
         return source  # type: ignore[no-any-return]
-    if hasattr(source, "dims"):
+    if all(hasattr(source, name) for name in ("dims", "coords", "dtype")):
         from thc_dask.sources.dataarray import open_dataarray
 
         return open_dataarray(source, spacing_um)
+    if not isinstance(source, str | os.PathLike):
+        kind = f"{type(source).__module__}.{type(source).__name__}".removeprefix("builtins.")
+        raise RequestError(
+            f"source: {kind} is no source; give an xarray.DataArray with dims (z, y, x) and "
+            f"coordinates in micrometers, or the name of {NAMED}"
+        )
     text = os.fspath(source)
     if not text:
         raise RequestError(f"source: the name is empty; give {KINDS}")

@@ -72,6 +72,11 @@ class Store:
                 f"{self.url} is not finished: its conversion is still running, or was interrupted; "
                 "wait for it, or convert again with --resume, or with --overwrite to begin anew"
             )
+        if os.path.isfile(self.url):
+            return RequestError(
+                f"{self.url} is a file and not a store; make one of it with: "
+                f"thc convert {self.url} STORE"
+            )
         if not is_free(self.location):
             return RequestError(
                 f"{self.url} is not a store; make one with: thc convert SOURCE STORE"

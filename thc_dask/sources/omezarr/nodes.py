@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any, NamedTuple
 
-from thc_dask.errors import DataError, MissingError, RequestError, ThcError
+from thc_dask.errors import DataError, MissingError, RequestError, ThcError, UnfinishedError
 from thc_dask.remote import Remote, is_remote, zarr_place
 from thc_dask.sources.omezarr.metadata import (
     KNOWN,
@@ -25,6 +25,7 @@ from thc_dask.sources.omezarr.metadata import (
 MOST_NAMES = 8  # of an error
 MOST_FILES = 200_000  # whose sizes and times are asked for: a second or two
 MOST_OBJECTS = 100_000  # that are listed over a network: a hundred requests
+BEGUN = "thc/plan.json"  # of a store of ours that has no root yet
 METADATA = {"zarr.json", ".zarray", ".zattrs", ".zgroup", ".zmetadata"}
 TAGS = ("ETag", "etag", "md5Hash", "LastModified", "last_modified", "mtime", "created", "updated")
 
@@ -52,7 +53,7 @@ def claims(location: str) -> bool:
     """
     if re.search(r"\.zarr(/|[?#]|$)", location, re.IGNORECASE):
         return True
-    names = ("zarr.json", ".zarray", ".zgroup")
+    names = ("zarr.json", ".zarray", ".zgroup", BEGUN)
     return any(os.path.isfile(os.path.join(split(location)[0], name)) for name in names)
 
 
@@ -80,8 +81,8 @@ def open_node(url: str) -> Any:
 
     Raises
     ------
-    MissingError, RequestError, DataError
-        There is none, its address or codec is not known, or it cannot be read.
+    MissingError, UnfinishedError, RequestError, DataError
+        There is none, or not yet, its address or codec is not known, or it cannot be read.
     """
     import zarr
 
@@ -103,12 +104,24 @@ def _reason(url: str, error: Exception) -> Exception:
     text = f"its metadata lack {text}" if isinstance(error, KeyError) else text
     # Some of these have other bases from version to version of zarr.
     if isinstance(error, FileNotFoundError) or type(error).__name__.endswith("NotFoundError"):
+        if _is_begun(url):
+            return UnfinishedError(
+                f"zarr: {url} is not finished: its conversion is still running, or was "
+                "interrupted; wait for it, or convert it again with --resume"
+            )
         return MissingError(f"zarr: there is no zarr array or group at {url}; check the path")
     if "rotocol not known" in text or isinstance(error, ImportError):
         return RequestError(f"zarr: {url}: this kind of address cannot be opened: {text}")
     if isinstance(error, OSError):
         return DataError(f"zarr: {url} cannot be reached: {text}")
     return DataError(f"zarr: {url} cannot be opened: {text}")
+
+
+def _is_begun(url: str) -> bool:
+    """Whether a conversion of ours began at a path or URL."""
+    if is_remote(url):
+        return Remote(url).get(BEGUN) is not None
+    return os.path.isfile(os.path.join(url, BEGUN))
 
 
 def digest_of(array: Any) -> str:
@@ -252,7 +265,7 @@ def _group_above(url: str, up: int) -> Any:
         return None
     try:
         node = open_node(parent)
-    except (MissingError, RequestError, DataError):
+    except (MissingError, UnfinishedError, RequestError, DataError):
         return None  # what is above an array need not be zarr's, nor be readable
     return None if _is_array(node) else node
 
