@@ -21,6 +21,7 @@ from thc_dask import cli
 from thc_dask.cli import commands
 from thc_dask.cli.arguments import build_parser
 from thc_dask.output import long_table
+from thc_dask.sources import NAMED
 
 SHAPE = (40, 64, 96)
 SPACING = ("--spacing", "1.17um")
@@ -107,6 +108,12 @@ def test_help_names_every_command(capsys):
         cli.run(["--help"])
     shown = re.findall(r"^    (\w+)(?: +\S|\n {10,}\S)", capsys.readouterr().out, re.MULTILINE)
     assert shown == COMMANDS
+
+
+def test_help_names_every_kind_of_source(capsys):
+    with pytest.raises(SystemExit):
+        cli.run(["convert", "--help"])
+    assert f" SOURCE {NAMED} " in " ".join(capsys.readouterr().out.split())
 
 
 def test_version_and_module():

@@ -14,6 +14,13 @@ SIZES = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12,
          "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}  # fmt: skip
 
 
+# As errors of a source have it; to import it from there would load numpy.
+SOURCES = (
+    "a TIFF, PNG or JPEG 2000 file or a folder of them, .npy, HDF5 (file.h5:/dataset), zarr, "
+    "NIfTI, MetaImage, NRRD, a mosaic (.json), bossdb://, precomputed://, phantom:z,y,x"
+)
+
+
 def _whole(text: str) -> int:
     try:
         return int(text)
@@ -137,7 +144,7 @@ def _add_makers(commands: _Commands) -> None:
         "thc convert slices/ volume.ome.zarr --spacing 1.17um\n"
         "thc convert phantom:128,256,768 volume.ome.zarr --levels 5 --dry-run",
     )  # fmt: skip
-    p.add_argument("source", metavar="SOURCE", help="TIFF/PNG file or folder, or phantom:z,y,x")
+    p.add_argument("source", metavar="SOURCE", help=SOURCES)
     p.add_argument("store", metavar="STORE", help="path or URL of the store")
     p.add_argument("--spacing", help="distance of voxels: 1.17um, or z,y,x: 2um,1.17um,1.17um")
     p.add_argument("--levels", type=_whole, help="of the pyramid (default: down to 256 voxels)")
@@ -160,7 +167,9 @@ def _add_makers(commands: _Commands) -> None:
         "thc labels roi.tif s.ome.zarr --name roi --scheme prasad2020-roi "
         "--extent 0:1,343:1200,904:5657",
     )  # fmt: skip
-    p.add_argument("source", metavar="SOURCE", help="labels as whole numbers")
+    p.add_argument(
+        "source", metavar="SOURCE", help="labels as whole numbers, of any kind that convert takes"
+    )
     p.add_argument("store", metavar="STORE")
     p.add_argument("--name", help="of the label set (roi, or microstructure)")
     p.add_argument(
