@@ -397,7 +397,8 @@ def convert(
     Parameters
     ----------
     source
-        A path or an address of any known format, or a lazy ``(z, y, x)`` ``xarray.DataArray``.
+        A path or an address of any known format, or a lazy ``(z, y, x)`` ``xarray.DataArray`` with
+        coordinates in micrometers, or in the unit of length that their ``attrs["units"]`` name.
     store
         Path or URL of the store.
     options
