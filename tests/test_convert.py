@@ -210,6 +210,33 @@ def test_nothing_is_written_into_a_zarr_that_is_read(tmp_path):
     assert array.shape == (4, 4, 4)
 
 
+@pytest.mark.parametrize(
+    ("made_from", "store"),
+    [
+        ("{}/v.ome.zarr", "file://{}/v.ome.zarr"),
+        ("file://{}/v.ome.zarr", "{}/v.ome.zarr/"),
+        ("{}/v.ome.zarr#level=1", "{}/v.ome.zarr"),
+        ("{}/v.ome.zarr/0/image", "{}/a/../v.ome.zarr"),
+        ("{}/link", "{}/v.ome.zarr"),
+        ("{}/mosaic.json", "{}/v.ome.zarr"),
+        ("{}/run:1/v.ome.zarr", "{}/run:1/v.ome.zarr"),
+        ("memory://nest/v.ome.zarr", "memory://nest/v.ome.zarr/"),
+    ],
+)
+def test_a_store_does_not_replace_its_own_source(tmp_path, made_from, store):
+    """However the two are written; also where it is a level, or a tile of a mosaic."""
+    for name in ("v.ome.zarr", "run:1/v.ome.zarr", "a/other.ome.zarr"):
+        convert(source(noise(20, 20, 20)), tmp_path / name, **SMALL)
+    convert(source(noise(20, 20, 20)), "memory://nest/v.ome.zarr", **SMALL)
+    (tmp_path / "link").symlink_to("v.ome.zarr")
+    tiles = [{"path": "v.ome.zarr", "offset": [0, 0, 0]}]
+    (tmp_path / "mosaic.json").write_text(json.dumps({"tiles": tiles}))
+    before = read_files(tmp_path), read_files("memory://nest/v.ome.zarr")
+    with pytest.raises(RequestError, match="would replace its own source"):
+        convert(made_from.format(tmp_path), store.format(tmp_path), overwrite=True, **SMALL)
+    assert (read_files(tmp_path), read_files("memory://nest/v.ome.zarr")) == before
+
+
 def test_what_somebody_put_into_a_store_stays(tmp_path):
     store, array = tmp_path / "v.ome.zarr", noise(20, 20, 20)
     convert(source(noise(70, 50, 30)), store, **SMALL)

@@ -92,6 +92,20 @@ def test_a_shard_that_is_gone_is_not_zeros(store, array):
         write_counts(store)
 
 
+def test_a_store_that_lacks_a_shard_is_no_source(store, tmp_path):
+    made = tmp_path / "made.ome.zarr"
+    (tmp_path / "m.json").write_text('{"tiles": [{"path": "v.ome.zarr", "offset": [0, 0, 0]}]}')
+    files_of(store / "0/image/c")[0].unlink()
+    files_of(store / "labels/roi/0/roi/c")[0].unlink()
+    for source in (store, f"{store}/0/image", tmp_path / "m.json"):
+        with pytest.raises(DataError, match=r"source .*0/image/c/0/0/0 is missing; run thc verify"):
+            convert(source, made, **SIZES)
+        assert not made.exists()
+    convert(f"{store}#level=1", made, **SIZES)  # which is all there
+    with pytest.raises(DataError, match=r"source .*labels/roi/0/roi/c/0/0/0 is missing"):
+        labels(store / "labels/roi", made)
+
+
 def test_a_lost_plane_is_not_filled_in(tmp_path):
     store = tmp_path / "v.ome.zarr"
     convert(SOURCE, store, **SIZES)

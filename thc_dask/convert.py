@@ -18,6 +18,7 @@ from thc_dask.imagetable import ImageTable
 from thc_dask.kernels.mean import compile_mean
 from thc_dask.options import MEMORY_BYTES as MEMORY_BYTES
 from thc_dask.options import Conversion, wanted
+from thc_dask.origin import check_complete, is_within, places_of
 from thc_dask.pairs import IMAGE, table_of_image
 from thc_dask.plan import (
     Plan,
@@ -234,8 +235,8 @@ def _prepare(source: Any, store: str | os.PathLike[str], options: Conversion) ->
         raise RequestError("overwrite and resume: one begins anew, the other goes on; give one")
     location = locate(store)
     location.check_writable()
-    _refuse_nesting(source, store)
     reader = _seen(source, options)
+    _refuse_nesting(reader, source, store)
     chunk = options.chunk or default_chunk(reader.grid.shape)
     shard = options.shard or default_shard(chunk)
     levels = make_levels(reader.grid, options.levels, chunk, shard)
@@ -271,6 +272,7 @@ def _seen(source: Any, options: Conversion) -> Reader:
     """Return the source with its axes as z, y, x, and only the part that is wanted."""
     spacing_um = None if options.spacing is None else parse_spacing(options.spacing)
     reader = open_reader(source, spacing_um, options.order)
+    check_complete(reader)
     if not options.flip and options.crop is None:
         return reader
     from thc_dask import views
@@ -358,26 +360,25 @@ def _window(target: Target, level: Level) -> tuple[float, float]:
     return float(low), float(max(high, low + 1))
 
 
-def _refuse_nesting(source: Any, store: str | os.PathLike[str]) -> None:
+def _refuse_nesting(reader: Reader, source: Any, store: str | os.PathLike[str]) -> None:
     """Raise RequestError where the store would be written over its own source, or into a store."""
-    if "://" in str(store):
-        return
-    there, here = Path(store).resolve(), None
-    if isinstance(source, str | os.PathLike) and ":" not in str(source):
-        here = Path(source).resolve()
-        if here == there or there in here.parents:
-            raise RequestError(
-                f"store {store} would replace its own source {source}; choose another name"
-            )
-    for folder in there.parents:
+    text = os.fspath(store).removeprefix("file://")
+    named = isinstance(source, str | os.PathLike)
+    for folder in () if "://" in text else Path(text).resolve().parents:
         above = locate(folder)
         root = above.get(ROOT)
         if (root is not None and is_ours(above, root)) or above.get(PLAN) is not None:
             raise RequestError(f"store {store} would lie inside the store {folder}; choose another")
         zarrs = (".zarray", ".zgroup", ROOT)
-        if folder == here and any(above.size(name) is not None for name in zarrs):
+        here = named and is_within(source, folder) and is_within(folder, source)
+        if here and any(above.size(name) is not None for name in zarrs):
             raise RequestError(
                 f"store {store} would lie inside its source {source}; choose another"
+            )
+    for place in places_of(reader):
+        if is_within(place, store):
+            raise RequestError(
+                f"store {store} would replace its own source {place}; choose another name"
             )
 
 

@@ -14,8 +14,16 @@ from thc_dask import schedule
 from thc_dask.convert import MEMORY_BYTES, run_waves
 from thc_dask.errors import ExistsError, RequestError
 from thc_dask.grid import AXES, Extent, Vox, disjoint
-from thc_dask.origin import inmost, is_reordered, orientation_of
-from thc_dask.placement import Added, Laid, Placed, offset_of, place, turned
+from thc_dask.origin import (
+    check_complete,
+    flipped,
+    inmost,
+    is_reordered,
+    is_within,
+    orientation_of,
+    seen_of,
+)
+from thc_dask.placement import Added, Laid, Placed, flip_of, offset_of, place, turned
 from thc_dask.progress import Progress
 from thc_dask.reader import Reader
 from thc_dask.schemes import Scheme, find_scheme
@@ -30,6 +38,7 @@ from thc_dask.store.shards import Codec
 from thc_dask.store.staging import Staged, tidy
 from thc_dask.store.target import Receipt, Target
 from thc_dask.store.write import plan_waves
+from thc_dask.views import reorder
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -50,6 +59,8 @@ def write_labels(
     planes: Sequence[int] | None = None,
     extents: Sequence[Extent] | None = None,
     offset: Vox | None = None,
+    order: str | None = None,
+    flip: str | None = None,
     into: str | None = None,
     codec: str = "zstd",
     memory_bytes: int = MEMORY_BYTES,
@@ -70,18 +81,30 @@ def write_labels(
         if old is None:
             check_free(opened, name, overwrite or again)
         called = _called(source)
-        reader = turned(open_reader(source, opened.grid.spacing_um), opened, called)
+        if old is None:
+            _check_apart(source, opened, name, called)
+        reader = open_reader(source, opened.grid.spacing_um, order)
+        check_complete(reader)
+        turn = flip
+        if order is None and flip is None:
+            reader = turned(reader, opened, called)
+            turn = flip_of(reader, opened, called)
+        reader = reorder(reader, flip=turn or "")
         if reader.dtype.kind not in "bui":
             raise RequestError(
                 f"labels {called}: voxels are {reader.dtype.name}; labels are whole numbers"
             )
-        if planes is None and extents is None and offset is None:
+        own = planes is None and extents is None and offset is None
+        if own:
             extents = _known_at_source(source, reader, rules)
-            offset = _own_place(source, reader, opened, called)
+            offset = _own_place(source, reader, opened, order, turn, called)
             if extents is None and said.extents is not None:
-                extents = [e.shift(offset or (0, 0, 0)) for e in said.extents]
+                known = (flipped(e, reader.grid.shape, turn or "") for e in said.extents)
+                extents = [e.shift(offset or (0, 0, 0)) for e in known]
         dtype = np.dtype(np.uint8 if rules.codes[-1] < 256 else np.uint16)
-        pieces = place(reader.grid.shape, opened.grid.shape, offset, planes, extents, called)
+        # Labels of all of a source of which the volume shows a part.
+        clip = own and opened.thc["provenance"]["kind"] == "cropped"
+        pieces = place(reader.grid.shape, opened.grid.shape, offset, planes, extents, called, clip)
         new = Placed(reader, opened.grid, dtype, rules, pieces, called)
         if again:
             # What is asked for may be just what had broken off, and is complete now.
@@ -160,21 +183,36 @@ def _said(source: Any) -> Described:
     return Described(None, None)
 
 
-def _own_place(source: Any, reader: Reader, volume: Store, called: str) -> Vox | None:
+def _check_apart(source: Any, volume: Store, name: str, called: str) -> None:
+    """Raise RequestError where a label set would be made of itself: what it was made of is lost."""
+    if isinstance(source, str | os.PathLike) and is_within(source, f"{volume.url}/labels/{name}"):
+        raise RequestError(f"labels {called}: it would replace its own source; give another --name")
+
+
+def _own_place(
+    source: Any, reader: Reader, volume: Store, order: str | None, turn: str | None, called: str
+) -> Vox | None:
     """Return where labels say they lie, if they and the volume speak of the same space.
 
-    OME-Zarr always does; medical images where the volume was one, and their axes are the same.
+    OME-Zarr and precomputed volumes always do; medical images where the volume was one, and their
+    axes are the same. ``turn`` are the axes of the labels that were turned round.
     """
     image, points = volume.thc["provenance"], orientation_of(reader.provenance)
-    # Axes that were turned round say no longer where their first voxel is.
-    knows = points is not None and points == orientation_of(image)
-    if inmost(reader.provenance)["kind"] != "zarr" and (
-        not knows or is_reordered(image) or is_reordered(reader.provenance)
-    ):
-        return None
+    if inmost(reader.provenance)["kind"] not in ("zarr", "precomputed"):
+        # Axes that were turned round say no longer where their first voxel is.
+        knows = points is not None and points == orientation_of(image)
+        if not knows or is_reordered(image) or is_reordered(reader.provenance):
+            return None
     try:
-        own = open_reader(source).grid
+        own = open_reader(source, order=order).grid
     except RequestError:  # it knows no voxel size
+        return None
+    seen = seen_of(image)
+    if own.shape != volume.grid.shape and seen is not None and set(turn or "") == set(seen.flip):
+        first = offset_of(own, seen.grid(volume.grid), called) or (0, 0, 0)
+        z, y, x = (a + n for a, n in zip(first, own.shape, strict=True))
+        return seen.to_volume(Extent(first, (z, y, x))).start
+    if turn and own.shape != volume.grid.shape:
         return None
     return offset_of(own, volume.grid, called)
 
@@ -259,6 +297,8 @@ def labels(
     planes: Sequence[int] | None = None,
     extents: Sequence[Extent] | None = None,
     offset: Vox | None = None,
+    order: str | None = None,
+    flip: str | None = None,
     into: str | None = None,
     overwrite: bool = False,
     progress: Progress | None = None,
@@ -285,6 +325,10 @@ def labels(
     offset
         Where voxel (0, 0, 0) of a smaller source lies in the volume (z, y, x); OME-Zarr labels
         know it themselves.
+    order, flip
+        As ``convert`` takes them, for labels whose axes are not those of the volume: of a source
+        that was reordered or flipped when it was converted. Labels in the same OME-Zarr as that
+        source, or the same bossDB, and medical images need neither.
     into
         Add to this existing label set.
     overwrite
@@ -295,7 +339,13 @@ def labels(
     Raises
     ------
     RequestError
-        Labels of another shape, floats, codes outside the scheme, extents outside the source.
+        Labels of another shape, floats, codes outside the scheme, extents outside the source, a
+        label set that is made of itself.
+
+    Warns
+    -----
+    UserWarning
+        The volume was flipped or reordered, and where these labels' axes point to is not known.
     ExistsError
         The label set exists.
 
@@ -310,7 +360,7 @@ def labels(
     dtype('uint8')
     """
     kept = write_labels(
-        source, store, name, scheme, planes=planes, extents=extents, offset=offset, into=into,
-        overwrite=overwrite, progress=progress,
+        source, store, name, scheme, planes=planes, extents=extents, offset=offset,
+        order=order, flip=flip, into=into, overwrite=overwrite, progress=progress,
     )  # fmt: skip
     return open_volume(kept.store.url)

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import os
+import re
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any
 
 from thc_dask import views
-from thc_dask.errors import RequestError
-from thc_dask.grid import OPPOSITE, parse_extent
+from thc_dask.errors import DataError, RequestError, ThcError
+from thc_dask.grid import AXES, OPPOSITE, Extent, Grid, Vox, parse_extent
 from thc_dask.reader import Reader
 from thc_dask.sources import open_reader
+from thc_dask.sources.omezarr.nodes import full_url, split
+from thc_dask.store.read import Store
+
+LOOKS = 16  # shards that are looked for side by side
+OURS = re.compile(r"(?P<root>.*)/(?P<path>\d+/image|(?P<set>labels/(?P<name>[^/]+))/\d+/(?P=name))")
 
 
 def reopen(provenance: dict[str, Any], source: Any = None) -> Reader:
@@ -68,6 +78,156 @@ def is_reordered(provenance: dict[str, Any]) -> bool:
     while isinstance(provenance.get("source"), dict) and provenance["kind"] != "reordered":
         provenance = provenance["source"]
     return bool(provenance["kind"] == "reordered")
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What of its source a volume shows, once the axes of that are z, y, x."""
+
+    shape: Vox
+    """Of the source."""
+    flip: str
+    """Axes that run backwards in the volume."""
+    start: Vox
+    """Where the volume begins in the source, flipped."""
+
+    def grid(self, volume: Grid) -> Grid:
+        """Return the grid of the source, given that of the volume."""
+        z, y, x = (
+            t - p * a
+            for t, p, a in zip(volume.origin_um, volume.spacing_um, self.start, strict=True)
+        )
+        return Grid(self.shape, volume.spacing_um, (z, y, x))
+
+    def to_volume(self, box: Extent) -> Extent:
+        """Return where a box of the source lies in the volume; it may reach outside."""
+        z, y, x = (-a for a in self.start)
+        return flipped(box, self.shape, self.flip).shift((z, y, x))
+
+
+def flipped(box: Extent, shape: Vox, flip: str) -> Extent:
+    """Return a box of an array as it lies when axes of that run backwards.
+
+    >>> str(flipped(Extent((1, 0, 2), (3, 4, 3)), (10, 4, 9), "zx"))
+    '7:9,0:4,6:7'
+    """
+    ends = zip(AXES, box.start, box.stop, shape, strict=True)
+    pairs = [(n - b, n - a) if axis in flip else (a, b) for axis, a, b, n in ends]
+    (z, y, x), (z1, y1, x1) = zip(*pairs, strict=True)
+    return Extent((z, y, x), (z1, y1, x1))
+
+
+def seen_of(provenance: dict[str, Any]) -> Seen | None:
+    """Return what of its source a volume shows; None where the record does not tell.
+
+    >>> inner = {"kind": "npy", "shape": [9, 8, 7]}
+    >>> inner = {"kind": "reordered", "order": "xyz", "flip": "", "source": inner}
+    >>> inner = {"kind": "reordered", "order": "zyx", "flip": "z", "source": inner}
+    >>> seen_of({"kind": "cropped", "extent": "2:5,0:8,0:9", "source": inner})
+    Seen(shape=(7, 8, 9), flip='z', start=(2, 0, 0))
+    """
+    start, flip, order = (0, 0, 0), "", AXES
+    if provenance["kind"] == "cropped":
+        start, provenance = parse_extent(provenance["extent"]).start, provenance["source"]
+    while provenance["kind"] == "reordered":
+        flip += provenance["flip"]
+        if provenance["order"] != "".join(AXES):
+            order = tuple(provenance["order"])
+        provenance = provenance["source"]
+    shape = provenance.get("shape")
+    if shape is None or len(shape) != len(AXES):
+        return None
+    z, y, x = (int(shape[order.index(axis)]) for axis in AXES)
+    return Seen((z, y, x), flip, start)
+
+
+def order_of(provenance: dict[str, Any]) -> str:
+    """Return the axes of a source as they stand, as ``views.reorder`` takes them.
+
+    >>> order_of({"kind": "reordered", "order": "xyz", "flip": "", "source": {"kind": "npy"}})
+    'xyz'
+    """
+    orders = []
+    while isinstance(provenance.get("source"), dict):
+        orders += [provenance["order"]] if provenance["kind"] == "reordered" else []
+        provenance = provenance["source"]
+    return next((order for order in orders if order != "zyx"), "zyx")
+
+
+def is_same_place(labels: dict[str, Any], image: dict[str, Any]) -> bool:
+    """Return whether labels come from just where an image does: one OME-Zarr, or one experiment.
+
+    >>> image = {"kind": "zarr", "location": "v.ome.zarr"}
+    >>> is_same_place({"kind": "zarr", "location": "v.ome.zarr/labels/roi"}, image)
+    True
+    """
+    one, other = inmost(labels), inmost(image)
+    if one["kind"] != other["kind"]:
+        return False
+    if one["kind"] == "phantom":
+        return all(one[k] == other[k] for k in ("shape", "seed", "spacing_um"))
+    places = (str(p.get("location", "")) for p in (one, other))
+    if one["kind"] == "bossdb":
+        here, there = (place.rsplit("/", 1)[0] for place in places)
+        return here == there
+    here, there = (re.match(r".*?\.zarr(?=[/#?]|$)|", place, re.IGNORECASE)[0] for place in places)  # type: ignore[index]
+    return one["kind"] == "zarr" and bool(here) and full_url(here) == full_url(there)
+
+
+def places_of(reader: Any) -> Iterator[str]:
+    """Yield the folders, files and addresses that a reader reads, those of views and tiles too."""
+    if isinstance(getattr(reader, "provenance", {}).get("source"), dict):
+        yield from places_of(reader.source)
+        return
+    for tile in getattr(reader, "tiles", ()):
+        yield from places_of(tile.reader)
+    place = getattr(reader, "url", None) or getattr(reader, "provenance", {}).get("location")
+    if isinstance(place, str):
+        yield place
+
+
+def check_complete(reader: Any) -> None:
+    """Raise DataError where a source that is a store of ours lacks a shard.
+
+    To readers of zarr a shard that is not there is one of zeros; receipts know better.
+    """
+    provenance = getattr(reader, "provenance", {})
+    if isinstance(provenance.get("source"), dict):
+        check_complete(reader.source)
+    for tile in getattr(reader, "tiles", ()):
+        check_complete(tile.reader)
+    found = OURS.fullmatch(str(getattr(reader, "url", "")))
+    if provenance.get("kind") != "zarr" or found is None:
+        return
+    try:
+        store = Store(found["root"])
+    except ThcError:  # another program's, which names an array just so
+        return
+    top = f"{found['path']}/c/"
+    named = store.book(found["set"] or "image").sound(store.location)
+    named = {key: receipt for key, receipt in named.items() if key.startswith(top)}
+    with ThreadPoolExecutor(LOOKS) as pool:  # elsewhere all of this is waiting
+        sizes = zip(named, pool.map(store.location.size, named), strict=True)
+        for key, size in sizes:
+            if size is None:
+                raise DataError(
+                    f"source {store.url}/{key} is missing; run thc verify --repair on that store"
+                )
+
+
+def is_within(place: str | os.PathLike[str], folder: str | os.PathLike[str]) -> bool:
+    """Return whether a path or URL is a folder, or lies in it, however both are written.
+
+    >>> is_within("file:///a/v.ome.zarr#level=1", "/a/v.ome.zarr"), is_within("/a/v.tif", "/a/v")
+    (True, False)
+    """
+    inner, outer = (_plain(text) for text in (place, folder))
+    return inner == outer or inner.startswith(f"{outer.rstrip('/')}/")
+
+
+def _plain(place: str | os.PathLike[str]) -> str:
+    url = full_url(split(place)[0]).rstrip("/") or "/"
+    return url if "://" in url else os.path.realpath(url)
 
 
 def orientation_of(provenance: dict[str, Any]) -> str | None:

@@ -12,13 +12,22 @@ from numpy.typing import NDArray
 
 from thc_dask.errors import RequestError
 from thc_dask.grid import AXES, OPPOSITE, Extent, Grid, Vox, disjoint
-from thc_dask.origin import orientation_of, reopen
+from thc_dask.origin import (
+    inmost,
+    is_reordered,
+    is_same_place,
+    order_of,
+    orientation_of,
+    reopen,
+    seen_of,
+)
 from thc_dask.reader import Reader
 from thc_dask.schemes import Scheme
 from thc_dask.store.read import LabelSet, Store
 from thc_dask.store.shards import ArrayReader
 from thc_dask.views import reorder
 
+KNOWS_AXES = ("zarr", "precomputed")  # which axis is which, but not whether it was turned
 CHECKED_VOX = 2**18  # labels that are looked up at a time
 
 
@@ -150,14 +159,38 @@ def turned(labels: Reader, volume: Store, name: str) -> Reader:
     return reorder(labels, order, flip)
 
 
+def flip_of(labels: Reader, volume: Store, name: str) -> str:
+    """Return which axes of labels must run backwards to lie as those of the volume do.
+
+    None as a rule. Those that were turned when the volume was made, if the labels come from just
+    where its source does. Warns where axes were turned, and it is not known whether those of the
+    labels should be.
+    """
+    image = volume.thc["provenance"]
+    seen, kind = seen_of(image), inmost(labels.provenance)["kind"]
+    if not is_reordered(image) or orientation_of(labels.provenance) is not None:
+        return ""
+    if seen is not None and is_same_place(labels.provenance, image):
+        return seen.flip
+    order, flip = order_of(image), seen.flip if seen is not None else ""
+    if flip or kind not in (*KNOWS_AXES, "array"):
+        said = " ".join([f"--order {order}"] * (order != "zyx") + [f"--flip {flip}"] * bool(flip))
+        warnings.warn(
+            f"labels {name}: the volume was converted with {said}; these are laid as it is now. "
+            f"If they are as its source is, give {said} again; if not, --order zyx",
+            stacklevel=2,
+        )
+    return ""
+
+
 def place(
     shape: Vox, volume: Vox, offset: Vox | None, planes: Sequence[int] | None,
-    extents: Sequence[Extent] | None, name: str,
+    extents: Sequence[Extent] | None, name: str, clip: bool = False,
 ) -> tuple[tuple[Extent, Vox], ...]:  # fmt: skip
     """Return the known boxes of the volume, each with the shift to voxels of the source.
 
     A source of the volume's shape lies upon it; one with as many planes as ``planes`` names is
-    spread over them; any other needs ``offset``.
+    spread over them; any other needs ``offset``. With ``clip`` it may reach outside the volume.
 
     Raises
     ------
@@ -176,14 +209,16 @@ def place(
     else:
         o = offset or (0, 0, 0)
         stop = (o[0] + shape[0], o[1] + shape[1], o[2] + shape[2])
-        inside = Extent((0, 0, 0), volume).contains(Extent(o, stop))
-        if (offset is None and shape != volume) or not inside:
+        every = Extent((0, 0, 0), volume)
+        whole = Extent(o, stop).intersect(every) if clip else Extent(o, stop)
+        if (offset is None and shape != volume) or not (every.contains(whole) and whole.n_vox):
             raise RequestError(
                 f"labels {name}: shape {shape} does not fit the volume {volume} (z,y,x)"
                 + (f" at offset {offset}" if offset else "; give --offset z,y,x, or --planes")
             )
-        whole = Extent(o, stop)
         boxes = [Extent((p, *o[1:]), (p + 1, *stop[1:])) for p in planes] if planes else [whole]
+        if clip and extents:
+            extents = [e.intersect(whole) for e in extents]
         full = [(box.intersect(whole), (-o[0], -o[1], -o[2])) for box in boxes]
     pieces = [
         (both, shift)

@@ -181,6 +181,8 @@ def _add_makers(commands: _Commands) -> None:
         help="voxels inside which labels are known; may be given again",
     )  # fmt: skip
     p.add_argument("--offset", type=_triple("offset", 0), help="where a smaller source lies, z,y,x")
+    p.add_argument("--order", help="the labels' axes as they stand: xyz, as convert was told")
+    p.add_argument("--flip", help="axes that run backwards: zx, as convert was told")
     p.add_argument(
         "--into", nargs="?", const=True, metavar="NAME", help="add to the label set that exists"
     )

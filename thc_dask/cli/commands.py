@@ -85,7 +85,8 @@ def labels(args: Arguments) -> None:
     with Meter("labels", "voxels", args.json, key="vox") as meter:
         kept = write_labels(
             args.source, args.store, args.name, args.scheme, planes=args.planes, extents=extents,
-            offset=args.offset, into=into, overwrite=args.overwrite, progress=meter,
+            offset=args.offset, order=args.order, flip=args.flip, into=into,
+            overwrite=args.overwrite, progress=meter,
         )  # fmt: skip
     known = sum(e.n_vox for e in kept.extents)
     facts = {"labels": kept.name, "scheme": kept.scheme.name, "n_known_vox": known}

@@ -9,7 +9,7 @@ from thc_dask.errors import DataError, RequestError
 from thc_dask.grid import Extent
 from thc_dask.schemes import Scheme, code_of, kind_of
 from thc_dask.sources.omezarr.metadata import multiscale_of
-from thc_dask.sources.omezarr.nodes import claims, full_url, open_node, split
+from thc_dask.sources.omezarr.nodes import claims, full_url, image_above, open_node, split
 
 
 class Described(NamedTuple):
@@ -33,13 +33,18 @@ def describe_labels(location: str) -> Described:
     if not claims(location):
         return Described(None, None)
     node = open_node(full_url(text))
+    if hasattr(node, "shape"):
+        above = image_above(full_url(text))
+        if above is None:
+            return Described(None, None)
+        text, node, level = above
     attributes = dict(node.attrs)
-    if hasattr(node, "shape") or multiscale_of(attributes) is None:
+    if multiscale_of(attributes) is None:
         return Described(None, None)
     ours = attributes.get("thc")
     try:
         if isinstance(ours, Mapping) and "scheme" in ours:
-            boxes = [Extent(tuple(a), tuple(b)) for a, b in ours["extents"]] if not level else None
+            boxes = [Extent(tuple(a), tuple(b)).level(level or 0) for a, b in ours["extents"]]
             return Described(Scheme.from_dict(ours["scheme"]), boxes)
         ome = attributes.get("ome")
         said = (ome if isinstance(ome, Mapping) else attributes).get("image-label")

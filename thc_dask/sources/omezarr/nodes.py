@@ -242,18 +242,29 @@ def _level(url: str, group: Any, image: dict[str, Any], level: int) -> Found:
     return found.with_contents()
 
 
-def _around(url: str, array: Any) -> Found:
-    """Return an array with what the groups above it say of it."""
-    above = {up: _group_above(url, up) for up in (1, 2)}
-    for up, group in above.items():
+def image_above(url: str) -> tuple[str, Any, int] | None:
+    """Return where the image is that an array is a level of, its group, and which level."""
+    for up in (1, 2):
+        group = _group_above(url, up)
         image = None if group is None else multiscale_of(group.attrs)
         if image is not None:
             parent, *rest = url.rsplit("/", up)
             paths = level_paths(image)
             if "/".join(rest) in paths:
-                return _level(parent, group, image, paths.index("/".join(rest)))
-    names = _names(array)
-    coordinates = {} if above[1] is None else _coordinates(above[1], array)
+                return parent, group, paths.index("/".join(rest))
+    return None
+
+
+def _around(url: str, array: Any) -> Found:
+    """Return an array with what the groups above it say of it."""
+    above = image_above(url)
+    if above is not None:
+        parent, group, level = above
+        image = multiscale_of(group.attrs)
+        assert image is not None
+        return _level(parent, group, image, level)
+    names, group = _names(array), _group_above(url, 1)
+    coordinates = {} if group is None else _coordinates(group, array)
     lattice = lattice_of_coordinates(names, coordinates)
     return Found(url, array, lattice, [digest_of(array)]).with_contents()
 
