@@ -33,7 +33,7 @@ from thc_dask.errors import ExistsError, MissingError, RequestError
 from thc_dask.filling import TILE
 from thc_dask.grid import Extent
 from thc_dask.info import info
-from thc_dask.interpolate import leave_one_out, write_interpolated
+from thc_dask.interpolate import describe, leave_one_out, write_interpolated
 from thc_dask.labels import write_labels
 from thc_dask.reader import read
 from thc_dask.schemes import Label, Scheme
@@ -200,17 +200,53 @@ def test_leave_one_out_equals_the_naive_scores(store):
             row = found.sel(plane=z).isel(region=code)
             there, said = codes[z] == code, foretold == code + 1
             counts = [int((m & ~lost).sum()) for m in (there, said, there & said)]
-            assert [int(row[n]) for n in ("n_annotated", "n_predicted", "n_both")] == counts
+            assert [int(row[n]) for n in ("n_predicted", "n_both")] == counts[1:]
+            assert int(row["n_annotated"]) == int(there.sum())
+            assert int(row["n_unknown"]) == int((there & lost).sum())
             assert bool(row["bracketed"]) == all((p == code + 1).any() for p in pair)
             if row["bracketed"] and sum(counts):
                 assert float(row["dice"]) == 2 * counts[2] / (counts[0] + counts[1])
             else:
                 assert np.isnan(row["dice"])
     valid = found["bracketed"]
-    total = (found["n_annotated"] + found["n_predicted"]).where(valid).sum("plane")
+    assert found["n_unknown"].sum() > 0
+    compared = found["n_annotated"] - found["n_unknown"]
+    total = (compared + found["n_predicted"]).where(valid).sum("plane")
     both = found["n_both"].where(valid).sum("plane")
     xr.testing.assert_allclose(found["dice_all"].dropna("region"),
                                (2 * both / total).where(total > 0).dropna("region"))  # fmt: skip
+
+
+def test_what_is_not_foretold_is_told():
+    """Code 7 ends before the last plane: of the middle one, where it is, nothing is foretold."""
+    store = new_store()
+    convert(source(np.zeros((9, 32, 32), np.uint8)), store, **SMALL)
+    codes = np.full((3, 32, 32), 3, np.uint8)
+    codes[:2, :16, :16] = 7
+    labels(source(codes), store, "roi", TWO, planes=[1, 4, 7])
+    found = leave_one_out(interpolate(store, "roi")).sel(plane=4)
+    a, b = found.sel(region="a"), found.sel(region="b")
+    assert (int(a["n_annotated"]), int(a["n_unknown"]), float(a["dice"])) == (32**2 - 16**2, 0, 1)
+    assert (int(b["n_annotated"]), int(b["n_unknown"])) == (16**2, 16**2)
+    assert np.isnan(b["dice"])
+    assert not b["bracketed"]
+    shown = info(store)["labels"]["roi_interpolated"]["interpolated"]["leave_one_out"]["regions"]
+    assert [shown[name]["not_foretold"] for name in ("none", "a", "b")] == [None, 0.0, 1.0]
+
+
+def test_what_an_older_set_does_not_tell_is_not_made_up(store):
+    scores = leave_one_out(interpolate(store, "roi"))
+    opened = Store(store)
+    for score in opened.label_set("roi_interpolated").thc["provenance"][0]["leave_one_out"]:
+        del score["n_unknown"]
+    old = leave_one_out(opened)
+    assert old[["n_annotated", "n_unknown"]].to_array().isnull().all()
+    xr.testing.assert_equal(old[["dice", "dice_all"]], scores[["dice", "dice_all"]])
+    assert describe(opened.label_set("roi_interpolated"))["leave_one_out"]["regions"]["CTX"] == {
+        "dice": pytest.approx(float(scores["dice_all"].sel(region="CTX")), abs=1e-4),
+        "worst": pytest.approx(float(scores["dice"].sel(region="CTX").min()), abs=1e-4),
+        "n_planes": 3, "not_foretold": None,
+    }  # fmt: skip
 
 
 def test_of_a_slab_three_planes_are_compared(store):
@@ -420,8 +456,9 @@ def test_the_command_prints_the_scores(store, capsys, tmp_path):
     scores = shown["leave_one_out"]["regions"]
     assert scores["CTX"]["dice"] > 0.9
     assert scores["CTX"]["n_planes"] == 3
+    assert 0 <= scores["CTX"]["not_foretold"] < 0.1 < scores["HYP"]["not_foretold"] <= 1
     lines = table.read_text().splitlines()
-    assert lines[0] == "plane,region,dice,n_annotated,n_predicted,n_both,bracketed"
+    assert lines[0] == "plane,region,dice,n_annotated,n_predicted,n_both,bracketed,n_unknown"
     assert len(lines) == 1 + 3 * 9
     assert cli.run(["interpolate", store, "roi", "--into", "all"]) == 2
     assert cli.run(["info", store]) == 0

@@ -189,26 +189,35 @@ class Source:
         fill(out, self.runs(i, y0, y1), box.start)
 
     def score(self, settled: Settled) -> dict[str, Any]:
-        """Return how a span's annotated planes agree with what the planes around them foretell."""
+        """Return how a span's annotated planes agree with what the planes around them foretell.
+
+        ``n_annotated`` is of the voxels that something is foretold of, ``n_unknown`` of the others.
+        """
         span, n = self.spans[settled.span], len(self.scheme.labels) + 1
         planes = span.sample  # a slab of many planes tells no more
         counts = np.zeros((len(planes), n * n), np.int64)
-        for box in settled.boxes:
-            for k, z in enumerate(planes):
+        whole = np.zeros((len(planes), n), np.int64)
+        for k, z in enumerate(planes):
+            truth = self.rows(z).astype(np.int64)
+            for box in span.boxes:
+                whole[k] += np.bincount(truth[box.slices[1:]].ravel(), minlength=n)
+            for box in settled.boxes:
                 plane = Extent((z, *box.start[1:]), (z + 1, *box.stop[1:]))
                 foretold = np.empty(plane.shape, self.dtype)
                 self.fill(foretold, plane, settled.span)
-                truth = self.rows(z)[plane.slices[1:]].astype(np.int64)
-                counts[k] += np.bincount((truth * n + foretold[0]).ravel(), minlength=n * n)
+                both = truth[plane.slices[1:]] * n + foretold[0]
+                counts[k] += np.bincount(both.ravel(), minlength=n * n)
         table = counts.reshape(-1, n, n)[:, 1:, 1:]
+        annotated = table.sum(axis=2)
         return {
             "planes": planes,
             "below": span.below,
             "above": span.above,
             "bracketed": [k + 1 in settled.both for k in range(n - 1)],
-            "n_annotated": table.sum(axis=2).tolist(),
+            "n_annotated": annotated.tolist(),
             "n_predicted": table.sum(axis=1).tolist(),
             "n_both": np.diagonal(table, axis1=1, axis2=2).tolist(),
+            "n_unknown": (whole[:, 1:] - annotated).tolist(),
         }
 
 

@@ -55,11 +55,14 @@ def describe(labels: LabelSet) -> dict[str, Any]:
     """Return what a user wants to know of an interpolated label set, ready for JSON.
 
     ``leave_one_out`` holds for each region the Dice coefficient of all planes together and that
-    of the worst one; None where no plane tells.
+    of the worst one, None where no plane tells; and ``not_foretold``, the share of its annotated
+    voxels that nothing is foretold of, which the coefficients leave out.
     """
     record, scores = _record_of(labels), leave_one_out(labels.store, labels.name)
     dim, n_planes = labels.scheme.kind, scores["dice"].notnull().sum("plane")
     worst = np.fmin.reduce(scores["dice"].values, axis=0, initial=np.nan)
+    annotated, unknown = (scores[n].sum("plane") for n in ("n_annotated", "n_unknown"))
+    share = (unknown / annotated.where(annotated > 0)).values
     gap_um = scores["gap_um"].values
     return {
         "source": record["source"],
@@ -74,6 +77,7 @@ def describe(labels: LabelSet) -> dict[str, Any]:
                     "dice": _number(scores["dice_all"].values[i]),
                     "worst": _number(worst[i]),
                     "n_planes": int(n_planes.values[i]),
+                    "not_foretold": _number(share[i]),
                 }
                 for i, name in enumerate(scores[dim].values)
             },
@@ -278,7 +282,8 @@ def leave_one_out(
     against what was annotated. Planes that touch go together; of more than three of them the
     first, the middle and the last are compared. The distance it is
     bridged over, ``gap_um``, is about twice that of the label set itself, so that the set is rather
-    better than these scores.
+    better than these scores where it foretells anything. Where a region ends it does not: such
+    voxels are left out of the coefficients, and ``n_unknown`` counts them.
 
     Parameters
     ----------
@@ -290,11 +295,16 @@ def leave_one_out(
     Returns
     -------
     xarray.Dataset
-        ``dice`` (plane, region), twice the voxels of both over the sum of those of either, and
-        behind it ``n_annotated``, ``n_predicted``, ``n_both`` in voxels; ``dice_all`` (region) of
-        all planes together. NaN where the planes around do not both have the region
-        (``bracketed`` says which do), or nothing has it. Coordinates ``z``, ``below``, ``above``
-        and ``gap_um`` go with the planes. The last dim is ``structure`` for a set of structures.
+        ``n_annotated`` (plane, region), all voxels of the region on the plane, in the columns that
+        are known on planes on either side; ``n_unknown``, those of them that nothing is foretold
+        of; ``n_predicted`` and ``n_both``, voxels that are foretold as the region, and rightly.
+        ``dice``, twice ``n_both`` over the sum of ``n_predicted`` and of ``n_annotated`` less
+        ``n_unknown``: it is over the voxels that something is foretold of. NaN where the planes
+        around do not both have the region (``bracketed`` says which do), or among those voxels
+        none is of the region or foretold as it. ``dice_all`` (region) is of the sums over all
+        planes where it is bracketed. Of a set from before ``n_unknown`` was kept, it and
+        ``n_annotated`` are NaN. Coordinates ``z``, ``below``, ``above`` and ``gap_um`` go with the
+        planes. The last dim is ``structure`` for a set of structures.
 
     Raises
     ------
@@ -319,19 +329,13 @@ def leave_one_out(
     store = store_of(volume)
     found = store.label_set(labels)
     record, scheme, grid = _record_of(found), found.scheme, store.grid
-    rows = [
-        (z, score["below"], score["above"], score["bracketed"], *counts)
-        for score in record["leave_one_out"]
-        for z, *counts in zip(
-            score["planes"], *(score[f"n_{k}"] for k in ("annotated", "predicted", "both")),
-            strict=True,
-        )
-    ]  # fmt: skip
-    shape, dims = (len(rows), len(scheme.labels)), ("plane", scheme.kind)
-    planes, below, above = (np.array([row[i] for row in rows], np.int64) for i in range(3))
-    bracketed = np.array([row[3] for row in rows], bool).reshape(shape)
-    annotated, predicted, both = (
-        np.array([row[i] for row in rows], np.int64).reshape(shape) for i in (4, 5, 6)
+    planes, below, above = (
+        np.array([row[i] for row in _planes(record)], np.int64) for i in range(3)
+    )
+    shape, dims = (len(planes), len(scheme.labels)), ("plane", scheme.kind)
+    bracketed = np.array([row[3] for row in _planes(record)], bool).reshape(shape)
+    compared, predicted, both, unknown = (
+        _counts(record, f"n_{k}", shape) for k in ("annotated", "predicted", "both", "unknown")
     )
     z = grid.coordinates(0)
     coords = {
@@ -344,15 +348,16 @@ def leave_one_out(
         f"{scheme.kind}_code": (scheme.kind, scheme.codes),
     }
     data = {
-        "dice": (dims, _dice(annotated, predicted, both, bracketed)),
-        "n_annotated": (dims, annotated),
+        "dice": (dims, _dice(compared, predicted, both, bracketed)),
+        "n_annotated": (dims, compared + unknown),
         "n_predicted": (dims, predicted),
         "n_both": (dims, both),
         "bracketed": (dims, bracketed),
         "dice_all": (
             scheme.kind,
-            _dice(*((n * bracketed).sum(axis=0) for n in (annotated, predicted, both, bracketed))),
+            _dice(*((n * bracketed).sum(axis=0) for n in (compared, predicted, both, bracketed))),
         ),
+        "n_unknown": (dims, unknown),
     }
     attrs = {
         "store": store.url,
@@ -361,9 +366,27 @@ def leave_one_out(
         "software": record["software"],
         "state": state_of(found),
         "method": record["method"],
-        "dice": "2 n_both / (n_annotated + n_predicted); each plane from those around it",
+        "dice": "2 n_both / (n_annotated - n_unknown + n_predicted); each plane from those around "
+        "it",
     }
     return xr.Dataset(data, coords, attrs)
+
+
+def _planes(record: dict[str, Any]) -> list[tuple[Any, ...]]:
+    """Return of each plane that was left out its number, those around it and what both have."""
+    return [
+        (z, score["below"], score["above"], score["bracketed"])
+        for score in record["leave_one_out"]
+        for z in score["planes"]
+    ]
+
+
+def _counts(record: dict[str, Any], key: str, shape: tuple[int, int]) -> NDArray[Any]:
+    """Return voxels by plane and row; NaN where a record from before does not have them."""
+    scores = record["leave_one_out"]
+    if not all(key in score for score in scores):
+        return np.full(shape, np.nan)
+    return np.array([row for score in scores for row in score[key]], np.int64).reshape(shape)
 
 
 def _dice(annotated: Any, predicted: Any, both: Any, valid: Any) -> Any:
