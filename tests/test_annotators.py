@@ -11,12 +11,14 @@ from scipy import stats
 from sklearn import metrics
 from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
+from statsmodels.stats.proportion import proportion_confint
 
 import thc_dask as thc
 from thc_dask import cli, output
 from thc_dask.agreement import contrasts, summary
 from thc_dask.agreement.answers import read_answers
 from thc_dask.errors import DataError, MissingError, RequestError
+from thc_dask.kernels import agreement
 
 REAL = Path(__file__).parents[2] / "shared/data/prasad2020/irr.csv"
 CLASSES = ["CTX", "HYP", "STR", "ZI"]
@@ -79,7 +81,13 @@ def test_scores_by_class_are_those_of_scikit_learn(table, found):
                 value = here[ours].sel(region=c).item()
                 assert value == pytest.approx(report[c][theirs], nan_ok=True)
                 low, high = (here[f"{ours}_{e}"].sel(region=c).item() for e in ("low", "high"))
-                assert low <= value <= high
+                note = here[f"{ours}_note"].sel(region=c).item()
+                if note == agreement.ALIKE:
+                    assert ours == "f1"
+                    assert np.isnan([low, high]).all()
+                else:
+                    assert low <= value <= high
+                    assert (low < high) or value != value
             assert here["support"].sel(region=c) == report[c]["support"]
 
 
@@ -244,6 +252,96 @@ def test_what_is_not_defined_is_nan_with_a_note():
     assert set(noted[noted.measure == "recall"].region) == {"B", "C"}
 
 
+def certain():
+    """Every answer of ann is right; bob errs in the one item of ZI and in one of 29 of CTX."""
+    key = ["CTX"] * 29 + ["STR"] * 30 + ["ZI"]
+    return pd.DataFrame({"key": key, "ann": key, "bob": ["STR", *key[1:-1], "CTX"]})
+
+
+def test_draws_that_are_all_alike_pretend_nothing():
+    found = thc.agreement(certain(), n_resamples=200, confidence=0.9)
+    scores = found["classes"].to_dataset().sel(dataset="all")
+    ann = scores.sel(annotator="ann")
+    for name, (region, n) in itertools.product(("precision", "recall"), (("CTX", 29), ("STR", 30))):
+        here = ann.sel(region=region)
+        want = proportion_confint(n, n, alpha=0.1, method="beta")
+        assert [here[f"{name}_{e}"].item() for e in ("low", "high")] == pytest.approx(want)
+        assert here[f"{name}_note"] == agreement.EXACT
+    for name in ("precision", "recall", "f1"):
+        assert ann[f"{name}_note"].sel(region="ZI") == agreement.ALONE
+        assert np.isnan(ann[f"{name}_low"].sel(region="ZI"))
+    assert ann["f1_note"].sel(region="STR") == agreement.ALIKE
+    whole = found["annotators"].to_dataset().sel(dataset="all", annotator="ann")
+    assert [whole[f"accuracy_{e}"].item() for e in ("low", "high")] == pytest.approx(
+        proportion_confint(60, 60, alpha=0.1, method="beta")
+    )
+    for name in ("f1_macro", "kappa"):
+        assert np.isnan([whole[f"{name}_low"].item(), whole[f"{name}_high"].item()]).all()
+        assert whole[f"{name}_note"] == agreement.ALIKE
+    # What was drawn with both outcomes keeps its interval, and nothing is said of it.
+    bob = scores.sel(annotator="bob", region="CTX")
+    assert 0 < bob["recall_low"] < bob["recall"] < bob["recall_high"] <= 1
+    assert bob["recall_note"] == ""
+    rows = output.long_table(summary(found))
+    assert (rows[rows.note == ""].low < rows[rows.note == ""].high)[rows.measure != "mcnemar"].all()
+    assert "Clopper-Pearson" in found.attrs["interval"]
+
+
+def test_kappa_and_alpha_of_few_items():
+    table = pd.DataFrame({"key": ["A", "A", "B"], "ann": ["A", "A", "A"], "bob": ["A", "A", "B"]})
+    found = thc.agreement(table, **QUICK)
+    kappa = found["annotators"].to_dataset().sel(dataset="all", annotator="ann")
+    assert kappa["kappa"] == 0
+    assert np.isnan([kappa["kappa_low"].item(), kappa["kappa_high"].item()]).all()
+    assert kappa["kappa_note"] == agreement.ALIKE
+    both = thc.agreement(table[["key", "bob"]].assign(ann=table.bob), **QUICK)["alpha"]
+    assert (both["alpha"].item(), both["note"].item()) == (1, agreement.ALIKE)
+    assert np.isnan([both["low"].item(), both["high"].item()]).all()
+    one = table.assign(ann=["B", "", ""])
+    found = thc.agreement(one, **QUICK)["pairs"].to_dataset().isel(dataset=0)
+    pair = found.sel(annotator="bob", other="ann")
+    assert (pair["agreement"].item(), pair["agreement_note"].item()) == (0, agreement.ALONE)
+
+
+def test_missing_answers_are_told(tmp_path, capsys):
+    made().to_csv(tmp_path / "a.csv", index=False)
+    found = thc.agreement(tmp_path / "a.csv", **QUICK)
+    assert summary(found).attrs["n_missing"] == {"ann": 2, "bob": 0, "cyd": 1}
+    line = ["agreement", str(tmp_path / "a.csv"), "--resamples", "50"]
+    assert cli.run([*line, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["attrs"]["n_missing"]["ann"] == 2
+    assert cli.run(line) == 0
+    assert capsys.readouterr().out.endswith("n_missing:\n  ann: 2\n  bob: 0\n  cyd: 1\n")
+    assert cli.run([*line, "-o", str(tmp_path / "scores.csv"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["n_missing"]["cyd"] == 1
+
+
+def test_who_answered_nothing_of_a_data_set_is_noted():
+    table = made()
+    table.loc[table.dataset == 2, "ann"] = ""
+    rows = output.long_table(summary(thc.agreement(table, **QUICK)))
+    silent = rows[(rows.dataset == "2") & ((rows.annotator == "ann") | (rows.other == "ann"))]
+    assert set(silent.measure) >= {"mcnemar", "accuracy", "kappa", "agreement", "recall"}
+    assert (silent.note != "").all()
+    assert (silent.note[silent.measure == "mcnemar"] == "no item counts for both: no test").all()
+
+
+@pytest.mark.parametrize("missing", ["omit", "wrong"])
+def test_an_annotator_without_answers_is_named(tmp_path, capsys, missing):
+    table = made().assign(bob="", cyd="NA")
+    table.assign(ann="").to_csv(tmp_path / "none.csv", index=False)
+    table.to_csv(tmp_path / "some.csv", index=False)
+    for name, status, said in (
+        ("none", 1, "none.csv holds no answers: ann, bob, cyd are empty"),
+        ("some", 2, "some.csv: annotator 'bob' answered nothing; fill in the column, or leave"),
+    ):
+        line = ["agreement", str(tmp_path / f"{name}.csv"), "--missing", missing]
+        assert cli.run(line) == status
+        error = capsys.readouterr().err
+        assert said in error
+        assert error.count("\n") == 1
+
+
 @pytest.mark.parametrize(
     ("change", "options", "error", "said"),
     [
@@ -269,6 +367,9 @@ def test_what_is_not_defined_is_nan_with_a_note():
         (lambda t: t.rename(columns={"ann": "all"}), {}, RequestError, "'all' cannot be the name"),
         (lambda t: t, {"missing": "maybe"}, RequestError, "give omit or wrong"),
         (lambda t: t, {"confidence": 95}, RequestError, "confidence 95"),
+        (lambda t: t, {"n_resamples": 10.5}, RequestError, "n_resamples 10.5: give a whole num"),
+        (lambda t: t, {"n_resamples": 8}, RequestError, "n_resamples 8: give a .* of at least 9$"),
+        (lambda t: None, {}, RequestError, "answers None: give a CSV file or a pandas table"),
     ],
 )
 def test_bad_tables(change, options, error, said):

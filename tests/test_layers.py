@@ -10,7 +10,7 @@ PACKAGE = Path(__file__).parents[1] / "thc_dask"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 LAYERS = [  # bottom first; names are files or folders of the package
     {"errors", "units", "progress", "native"},
-    {"grid", "schemes", "retry"},
+    {"grid", "schemes", "retry", "draws"},
     {"reader", "files", "catalogue", "remote", "merging", "dispatch"},
     {"schedule"},
     {"kernels"},

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 from sklearn import metrics
+from statsmodels.stats.proportion import proportion_confint
 
 from thc_dask.errors import RequestError
 from thc_dask.kernels import agreement
@@ -125,6 +126,32 @@ def test_intervals_where_bca_is_not_defined():
     assert [end.tolist() for end in agreement.intervals(score, 10, 50, 0.95, 0)] == [[1.0], [1.0]]
     single = agreement.intervals(lambda i: key[i].mean(-1)[None], 1, 50, 0.95, 0)
     assert np.isnan(single).all()
+
+
+@relaxed
+@given(st.integers(0, 60), st.integers(0, 60), st.sampled_from([0.5, 0.9, 0.95]))
+def test_exact_intervals_are_those_of_scipy_and_statsmodels(a, b, confidence):
+    k, n = min(a, b), max(a, b)
+    found = agreement.exact_interval(k, n, confidence)
+    if n == 0:
+        assert np.isnan(found).all()
+        return
+    want = stats.binomtest(k, n).proportion_ci(confidence, method="exact")
+    assert found == pytest.approx([want.low, want.high], abs=1e-12)
+    assert found == pytest.approx(proportion_confint(k, n, 1 - confidence, "beta"), abs=1e-12)
+
+
+def test_only_intervals_without_width_are_amended():
+    value, low, high = [0.5, 1.0, 1.0, np.nan], [0.1, 1.0, 1.0, np.nan], [0.9, 1.0, 1.0, np.nan]
+    n, right = [4, 4, 1, 0], [2, 4, 1, 0]
+    *ends, note = agreement.amended(value, (low, high), n, right, 0.95)
+    exact = stats.binomtest(4, 4).proportion_ci(method="exact").low
+    np.testing.assert_allclose(ends, [[0.1, exact, np.nan, np.nan], [0.9, 1, np.nan, np.nan]])
+    said = ["", agreement.EXACT, agreement.ALONE, agreement.UNDEFINED]
+    assert note.tolist() == said
+    *ends, note = agreement.amended(value, (low, high), n, None, 0.95)
+    np.testing.assert_allclose(ends, [[0.1, *[np.nan] * 3], [0.9, *[np.nan] * 3]])
+    assert note.tolist() == ["", agreement.ALIKE, *said[2:]]
 
 
 def test_intervals_leave_out_resamples_without_a_score():

@@ -9,10 +9,12 @@ import pytest
 import xarray as xr
 from scipy.ndimage import find_objects, label
 from sklearn import metrics
+from statsmodels.stats.proportion import proportion_confint
 
 import thc_dask as thc
 from thc_dask import cli
 from thc_dask.errors import RequestError
+from thc_dask.kernels.agreement import ALIKE, ALONE, EXACT, UNDEFINED
 from thc_dask.patches.classify import answer, score
 from thc_dask.patches.sheets import VIEWS, write_sheet
 from thc_dask.plot.sheets import contact_sheet
@@ -177,9 +179,20 @@ def test_scores_are_those_of_scikit_learn(answers):
         np.testing.assert_allclose(own["kappa"], kappa)
         for measure in ("precision", "recall", "f1", "accuracy", "kappa"):
             low, value, high = (own[f"{measure}{end}"].values for end in ("_low", "", "_high"))
-            there = np.isfinite(value)
+            there = ~np.isin(own[f"{measure}_note"].values, [UNDEFINED, ALONE, ALIKE])
             assert (low <= value)[there].all()
             assert (value <= high)[there].all()
+
+
+def test_a_classifier_that_never_errs_is_not_certain(answers):
+    scores = score(answers.assign(forest=answers["key"]), n_resamples=50)
+    own = scores.sel(dataset="test", annotator="forest")
+    n = len(answers)
+    want = proportion_confint(n, n, method="beta")[0]
+    np.testing.assert_allclose(own["accuracy_low"], want)
+    assert set(own["accuracy_note"].values) == {EXACT}
+    assert set(own["kappa_note"].values) == {ALIKE}
+    assert scores.attrs["n_missing"] == {"logistic": 0, "forest": 0}
 
 
 def test_executors_agree(store, answers, executor):

@@ -8,14 +8,15 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from thc_dask import __version__
+from thc_dask.draws import check_draws
 from thc_dask.errors import RequestError
-from thc_dask.kernels.agreement import check_bootstrap
 
 if TYPE_CHECKING:
     import pandas as pd
     import xarray as xr
 
 NEEDS = ("sklearn", "statsmodels", "krippendorff")
+UNTESTED = "no item counts for both: no test"
 TABLES = ("classes", "annotators", "pairs", "alpha", "confusion", "mcnemar", "regions")
 
 
@@ -67,23 +68,27 @@ def agreement(
     Returns
     -------
     xarray.DataTree
-        ``classes`` (dataset, annotator, region): precision, recall, f1 with ``_low`` and
-        ``_high``, support. ``annotators`` (dataset, annotator): accuracy, f1_macro, kappa with
-        the key. ``pairs`` (dataset, annotator, other): kappa, agreement. ``alpha`` (dataset).
+        ``classes`` (dataset, annotator, region): precision, recall, f1 with ``_low``, ``_high``
+        and ``_note``, support. ``annotators`` (dataset, annotator): accuracy, f1_macro, kappa with
+        the key, n_missing. ``pairs`` (dataset, annotator, other): kappa, agreement. ``alpha``
+        (dataset). A note says why a score or its interval is missing, or that the interval is
+        exact: of a share whose draws are all alike it is Clopper and Pearson's.
         ``confusion`` (dataset, annotator, region, answer): count. ``mcnemar`` (dataset,
         annotator, other, region): p, stars, and how many items only one answered right.
         ``regions`` (dataset, annotator, region, other): recall of both, p of the difference, p
-        after Holm and after Benjamini and Hochberg, stars. What is not defined is NaN.
+        after Holm and after Benjamini and Hochberg, stars. What is not defined is NaN. The
+        attribute ``n_missing`` has how many answers of each annotator are missing, of items with a
+        key.
 
     Raises
     ------
     MissingError
         There is no such file.
     DataError
-        It is no CSV file, or an item stands in it twice.
+        It is no CSV file, it holds no answers, or an item stands in it twice.
     RequestError
-        A column is missing, there are fewer than two annotators or two classes, an answer is no
-        class, or an option is out of range.
+        A column is missing, an annotator answered nothing, there are fewer than two annotators or
+        two classes, an answer is no class, or an option is out of range.
 
     Examples
     --------
@@ -107,7 +112,7 @@ def agreement(
     from thc_dask.agreement import contrasts, scores
     from thc_dask.agreement.answers import read_answers
 
-    check_bootstrap(n_resamples, confidence, seed)
+    check_draws(n_resamples, confidence, seed, none=False)
     if missing not in ("omit", "wrong"):
         raise RequestError(f"missing {missing!r}: give omit or wrong")
     wrong = missing == "wrong"
@@ -126,7 +131,9 @@ def agreement(
         **read.source,
         "software": f"thc_dask {__version__}",
         "missing": missing,
-        "interval": f"{confidence:.0%} bootstrap over items, BCa where defined",
+        "n_missing": _n_missing(tables["annotators"]),
+        "interval": f"{confidence:.0%} bootstrap over items, BCa where defined; exact "
+        "(Clopper-Pearson) for shares of which all draws are alike",
         "n_resamples": n_resamples,
         "seed": seed,
         "mcnemar": "exact, two-sided",
@@ -138,6 +145,13 @@ def agreement(
     return xr.DataTree.from_dict(
         {"/": xr.Dataset(attrs=attrs)} | {k: t.assign_attrs(attrs) for k, t in tables.items()}
     )
+
+
+def _n_missing(annotators: xr.Dataset) -> dict[str, int]:
+    """Return how many answers of each annotator are missing, of items with a key."""
+    total = annotators["n_missing"].isel(dataset=-1)  # that of all data sets is the last
+    names = total["annotator"].values.tolist()
+    return dict(zip(names, total.values.tolist(), strict=True))
 
 
 def summary(found: xr.DataTree) -> xr.Dataset:
@@ -170,8 +184,10 @@ def _rows(found: xr.DataTree) -> list[dict[str, Any]]:
         row: dict[str, Any] = dict.fromkeys(("dataset", "annotator", "other", "region"), "")
         row = {"measure": measure} | row | at | {"value": float(value)}
         row |= {"low": float("nan"), "high": float("nan"), "p": float("nan"), "n": int(n)}
-        note = "" if row["value"] == row["value"] else "not defined here"
-        rows.append(row | {k: float(v) for k, v in more.items()} | {"note": note})
+        rows.append(row | more)
+
+    def score(name: str, at: dict[str, Any], n: Any, v: dict[str, Any]) -> None:
+        add(name, at, n, v[name], **{end: v[f"{name}_{end}"] for end in ("low", "high", "note")})
 
     def each(table: str) -> Any:
         dataset = found[table].to_dataset()
@@ -180,22 +196,22 @@ def _rows(found: xr.DataTree) -> list[dict[str, Any]]:
 
     for at, v in each("annotators"):
         for name in ("accuracy", "f1_macro", "kappa"):
-            other = {"other": "key"} if name == "kappa" else {}
-            add(name, at | other, v["n_items"], v[name], low=v[f"{name}_low"],
-                high=v[f"{name}_high"])  # fmt: skip
+            score(name, at | ({"other": "key"} if name == "kappa" else {}), v["n_items"], v)
     for at, v in each("pairs"):
         if _first(found, at):
             for name in ("kappa", "agreement"):
-                add(name, at, v["n_items"], v[name], low=v[f"{name}_low"],
-                    high=v[f"{name}_high"])  # fmt: skip
+                score(name, at, v["n_items"], v)
     for at, v in each("alpha"):
-        add("alpha", at, v["n_items"], v["alpha"], low=v["low"], high=v["high"])
+        ends = {end: v[end] for end in ("low", "high", "note")}
+        add("alpha", at, v["n_items"], v["alpha"], **ends)
     for at, v in each("mcnemar"):
         if _first(found, at):
-            add("mcnemar", at, v["n_items"], v["only_annotator"] - v["only_other"], p=v["p"])
+            more = v["only_annotator"] - v["only_other"]
+            note = "" if v["n_items"] else UNTESTED
+            add("mcnemar", at, v["n_items"], more, p=v["p"], note=note)
     for at, v in each("classes"):
         for name in ("precision", "recall", "f1"):
-            add(name, at, v["support"], v[name], low=v[f"{name}_low"], high=v[f"{name}_high"])
+            score(name, at, v["support"], v)
     return rows
 
 

@@ -65,10 +65,10 @@ def read_answers(
     MissingError
         There is no such file.
     DataError
-        It is no CSV file, or an item stands in it twice.
+        It is no CSV file, it holds no answers, or an item stands in it twice.
     RequestError
-        A column is missing, there are fewer than two annotators or two classes, or a class is
-        not among the known ones.
+        It is neither a file nor a table, a column is missing, an annotator answered nothing, there
+        are fewer than two annotators or two classes, or a class is not among the known ones.
     """
     table, source = _table(answers)
     name = str(source["answers"])
@@ -90,6 +90,7 @@ def read_answers(
     if item:
         _reject_doubles(name, table, [c for c in (dataset, item) if c])
     known = _classes(name, table, key, raters, classes)
+    _reject_silent(name, table, raters)
     codes = {c: i for i, c in enumerate(known)}
 
     def encode(column: str) -> NDArray[np.int64]:
@@ -115,6 +116,8 @@ def _table(answers: Any) -> tuple[pd.DataFrame, dict[str, Any]]:
         data = frame.to_csv(index=False).encode()
         source: dict[str, Any] = {"answers": "table"}
     else:
+        if not isinstance(answers, str | os.PathLike):
+            raise RequestError(f"answers {answers!r}: give a CSV file or a pandas table")
         path = Path(answers)
         if not path.is_file():
             raise MissingError(f"answers {path}: there is no such file; give a CSV file")
@@ -197,6 +200,19 @@ def _reject_doubles(name: str, table: pd.DataFrame, columns: list[str]) -> None:
         row = int(np.argmax(double))
         what = ", ".join(f"{c} {table[c].iloc[row]}" for c in columns)
         raise DataError(f"{name} line {row + 2}: {what} stands there twice; keep one row an item")
+
+
+def _reject_silent(name: str, table: pd.DataFrame, raters: list[str]) -> None:
+    """Raise where a column of answers is empty: of nobody, DataError; of somebody, RequestError."""
+    silent = [r for r in raters if not _said(table, r)]
+    if len(silent) == len(raters):
+        raise DataError(f"{name} holds no answers: {', '.join(raters)} are empty")
+    if silent:
+        others = ",".join(r for r in raters if r not in silent)
+        raise RequestError(
+            f"{name}: annotator {silent[0]!r} answered nothing; fill in the column, or leave it "
+            f"out with --annotators {others}"
+        )
 
 
 def _classes(

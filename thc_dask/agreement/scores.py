@@ -31,6 +31,25 @@ class Bootstrap:
         """Return the ends of the interval of each score."""
         return kernel.intervals(statistic, n_items, self.n_resamples, self.confidence, self.seed)
 
+    def entries(
+        self, name: str, value: Any, ends: tuple[Any, Any], n_items: Any, right: Any = None
+    ) -> dict[str, Any]:
+        """Return what a table has of one score: ``kernels.agreement.amended``, by names."""
+        low, high, note = kernel.amended(value, ends, n_items, right, self.confidence)
+        return {name: value, f"{name}_low": low, f"{name}_high": high, f"{name}_note": note}
+
+
+def _blank(names: tuple[str, ...], shape: tuple[int, ...]) -> dict[str, NDArray[Any]]:
+    """Return a table of scores that are not defined."""
+    numbers = {f"{s}{end}": np.full(shape, np.nan) for s in names for end in ("", "_low", "_high")}
+    return numbers | {f"{s}_note": np.full(shape, kernel.UNDEFINED, object) for s in names}
+
+
+def _notes_last(values: dict[str, Any], counts: dict[str, Any]) -> dict[str, Any]:
+    """Return variables in the order of columns: numbers, counts, notes."""
+    notes = {name: v for name, v in values.items() if name.endswith("note")}
+    return {name: v for name, v in values.items() if name not in notes} | counts | notes
+
 
 def names_of(answers: Answers) -> tuple[str, ...]:
     """Return the data sets to report: each, and all of them where there are several."""
@@ -38,14 +57,13 @@ def names_of(answers: Answers) -> tuple[str, ...]:
 
 
 def by_class(answers: Answers, wrong: bool, bootstrap: Bootstrap) -> xr.Dataset:
-    """Return precision, recall, F1 with intervals and support: (dataset, annotator, region)."""
+    """Return precision, recall, F1 with intervals, notes, support: (dataset, annotator, region)."""
     import xarray as xr
     from sklearn.metrics import precision_recall_fscore_support
 
     datasets, k = names_of(answers), len(answers.classes)
     shape = (len(datasets), len(answers.annotators), k)
-    found = {f"{s}{end}": np.full(shape, np.nan) for s in SCORES for end in ("", "_low", "_high")}
-    support = np.zeros(shape, np.int64)
+    found, support = _blank(SCORES, shape), np.zeros(shape, np.int64)
     for (d, dataset), a in itertools.product(enumerate(datasets), range(shape[1])):
         key, said = scored(*_of(answers, dataset, a), wrong)
         if not key.size:
@@ -59,15 +77,19 @@ def by_class(answers: Answers, wrong: bool, bootstrap: Bootstrap) -> xr.Dataset:
             scores = kernel.class_scores(table, count_missing=True)
             return np.concatenate([np.moveaxis(s, -1, 0) for s in scores])
 
-        low, high = bootstrap.ends(statistic, key.size)
+        ends = [np.split(end, len(SCORES)) for end in bootstrap.ends(statistic, key.size)]
+        table = kernel.confusions(key, said, k)
+        right, answered = np.diagonal(table), table[:, :-1].sum(axis=0)
+        of = (answered, support[d, a], answered + support[d, a] - right)
         for i, name in enumerate(SCORES):
-            found[name][d, a] = points[i]
-            found[f"{name}_low"][d, a] = low[i * k : (i + 1) * k]
-            found[f"{name}_high"][d, a] = high[i * k : (i + 1) * k]
+            share = None if name == "f1" else right
+            both = (ends[0][i], ends[1][i])
+            for column, v in bootstrap.entries(name, points[i], both, of[i], share).items():
+                found[column][d, a] = v
     dims = ("dataset", "annotator", "region")
     coords = dict(zip(dims, (datasets, answers.annotators, answers.classes), strict=True))
     data = {name: (dims, values) for name, values in found.items()}
-    return xr.Dataset(data | {"support": (dims, support)}, _texts(coords))
+    return xr.Dataset(_notes_last(data, {"support": (dims, support)}), _texts(coords))
 
 
 def scored(key: Codes, said: Codes, wrong: bool) -> tuple[Codes, Codes]:
@@ -84,7 +106,7 @@ def by_annotator(answers: Answers, wrong: bool, bootstrap: Bootstrap) -> xr.Data
     datasets, k = names_of(answers), len(answers.classes)
     shape = (len(datasets), len(answers.annotators))
     scores = ("accuracy", "f1_macro", "kappa")
-    found = {f"{s}{end}": np.full(shape, np.nan) for s in scores for end in ("", "_low", "_high")}
+    found = _blank(scores, shape)
     n, n_missing = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
     for (d, dataset), a in itertools.product(enumerate(datasets), range(shape[1])):
         everything = _of(answers, dataset, a)
@@ -100,16 +122,20 @@ def by_annotator(answers: Answers, wrong: bool, bootstrap: Bootstrap) -> xr.Data
                 kernel.accuracy(table, True), f1_macro(table), kernel.cohen_kappa(table),
             ])  # fmt: skip
 
-        points = [accuracy_score(key, said), f1_macro(kernel.confusions(key, said, k))]
+        mean_f1 = f1_macro(kernel.confusions(key, said, k))
+        points = (accuracy_score(key, said), mean_f1, kappa(key, said))
         low, high = bootstrap.ends(statistic, key.size)
+        of = (key.size, key.size, int((said >= 0).sum()))  # kappa leaves out what is not answered
         for i, name in enumerate(scores):
-            point = kappa(key, said) if name == "kappa" else points[i]
-            for end, value in (("", point), ("_low", low[i]), ("_high", high[i])):
-                found[f"{name}{end}"][d, a] = value
+            share = (key == said).sum() if name == "accuracy" else None
+            both = (low[i], high[i])
+            for column, v in bootstrap.entries(name, points[i], both, of[i], share).items():
+                found[column][d, a] = v
     dims = ("dataset", "annotator")
     data = {name: (dims, values) for name, values in found.items()}
     coords = _texts({"dataset": datasets, "annotator": answers.annotators})
-    return xr.Dataset(data | {"n_items": (dims, n), "n_missing": (dims, n_missing)}, coords)
+    counts = {"n_items": (dims, n), "n_missing": (dims, n_missing)}
+    return xr.Dataset(_notes_last(data, counts), coords)
 
 
 def f1_macro(table: Any) -> Any:
@@ -137,7 +163,7 @@ def by_pair(answers: Answers, bootstrap: Bootstrap) -> xr.Dataset:
     datasets, k, m = names_of(answers), len(answers.classes), len(answers.annotators)
     shape = (len(datasets), m, m)
     scores = ("kappa", "agreement")
-    found = {f"{s}{end}": np.full(shape, np.nan) for s in scores for end in ("", "_low", "_high")}
+    found = _blank(scores, shape)
     n = np.zeros(shape, np.int64)
     for (d, dataset), (a, b) in itertools.product(
         enumerate(datasets), itertools.combinations(range(m), 2)
@@ -155,12 +181,14 @@ def by_pair(answers: Answers, bootstrap: Bootstrap) -> xr.Dataset:
         low, high = bootstrap.ends(statistic, first.size)
         points = (kappa(first, second), float((first == second).mean()))
         for i, name in enumerate(scores):
-            for end, value in (("", points[i]), ("_low", low[i]), ("_high", high[i])):
-                found[f"{name}{end}"][d, [a, b], [b, a]] = value
+            share = (first == second).sum() if name == "agreement" else None
+            both = (low[i], high[i])
+            for column, v in bootstrap.entries(name, points[i], both, first.size, share).items():
+                found[column][d, [a, b], [b, a]] = v
     dims = ("dataset", "annotator", "other")
     data = {name: (dims, values) for name, values in found.items()}
     coords = {"dataset": datasets, "annotator": answers.annotators, "other": answers.annotators}
-    return xr.Dataset(data | {"n_items": (dims, n)}, _texts(coords))
+    return xr.Dataset(_notes_last(data, {"n_items": (dims, n)}), _texts(coords))
 
 
 def alpha(answers: Answers, bootstrap: Bootstrap) -> xr.Dataset:
@@ -169,8 +197,7 @@ def alpha(answers: Answers, bootstrap: Bootstrap) -> xr.Dataset:
     import xarray as xr
 
     datasets, k = names_of(answers), len(answers.classes)
-    found = np.full((3, len(datasets)), np.nan)
-    n = np.zeros(len(datasets), np.int64)
+    found, n = _blank(("alpha",), (len(datasets),)), np.zeros(len(datasets), np.int64)
     for d, dataset in enumerate(datasets):
         said = answers.subset(dataset)[1]
         votes = kernel.votes(said, k)
@@ -179,16 +206,17 @@ def alpha(answers: Answers, bootstrap: Bootstrap) -> xr.Dataset:
         if (votes[paired].sum(axis=0) > 0).sum() < 2:
             continue  # one class, or nothing in common: krippendorff would divide by zero
         data = np.where(said < 0, np.nan, said.astype(np.float64))
-        found[0, d] = krippendorff.alpha(
-            data, level_of_measurement="nominal", value_domain=np.arange(k)
-        )
-        found[1:, d] = np.ravel(
-            bootstrap.ends(
-                lambda drawn, votes=votes: kernel.krippendorff_alpha(votes[drawn])[None], len(votes)
-            )
-        )
-    values = {name: ("dataset", found[i]) for i, name in enumerate(("alpha", "low", "high"))}
-    return xr.Dataset(values | {"n_items": ("dataset", n)}, _texts({"dataset": datasets}))
+        point = krippendorff.alpha(data, level_of_measurement="nominal", value_domain=np.arange(k))
+
+        def statistic(drawn: Codes, votes: Codes = votes) -> Any:
+            return kernel.krippendorff_alpha(votes[drawn])[None]
+
+        low, high = bootstrap.ends(statistic, len(votes))
+        for column, v in bootstrap.entries("alpha", point, (low[0], high[0]), n[d]).items():
+            found[column][d] = v
+    data_vars = {name.removeprefix("alpha_"): ("dataset", values) for name, values in found.items()}
+    counts = {"n_items": ("dataset", n)}
+    return xr.Dataset(_notes_last(data_vars, counts), _texts({"dataset": datasets}))
 
 
 def confusion(answers: Answers) -> xr.Dataset:

@@ -244,9 +244,12 @@ def agreement(args: Arguments) -> None:
     table = summary(found) if args.table == "all" else found[args.table].to_dataset()
     if args.out:
         output.write_table(table, args.out)
-        show({"written": args.out, "table": args.table}, args.json)
+        missing = {"n_missing": table.attrs["n_missing"]}
+        show({"written": args.out, "table": args.table} | missing, args.json)
     else:
         print_table(table, args.json)
+        if not args.json:
+            show({"n_missing": table.attrs["n_missing"]}, args.json)
 
 
 def figures(args: Arguments) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from thc_dask.draws import check_draws
 from thc_dask.errors import RequestError
 
 Floats = NDArray[np.float64]
@@ -19,6 +20,11 @@ Codes = NDArray[np.integer[Any]]
 
 STARS = ((0.001, "***"), (0.01, "**"), (0.05, "*"))
 """A p value below the first stands as the second: the notation of Figure 3C of the paper."""
+
+UNDEFINED = "not defined here"
+ALONE = "one item bears on it: no interval"
+ALIKE = "all draws are alike: no interval"
+EXACT = "all draws are alike: exact interval (Clopper-Pearson)"
 
 
 def confusions(key: ArrayLike, answer: ArrayLike, n_classes: int) -> NDArray[np.int64]:
@@ -197,7 +203,7 @@ def intervals(
     >>> low.round(1).tolist(), high.round(1).tolist()
     ([0.5], [1.0])
     """
-    check_bootstrap(n_resamples, confidence, seed)
+    check_draws(n_resamples, confidence, seed, none=False)
     estimate = statistic(np.arange(n_items)[None])[:, 0]
     if n_items < 2:
         return np.full(estimate.shape, np.nan), np.full(estimate.shape, np.nan)
@@ -260,14 +266,63 @@ def permutation_p(first: ArrayLike, second: ArrayLike) -> float:
     return float(min(1.0, full[apart >= abs(int(a.sum()) * n - total * a.size)].sum()))
 
 
-def check_bootstrap(n_resamples: int, confidence: float, seed: int) -> None:
-    """Raise RequestError for options of a bootstrap that make no sense."""
-    if n_resamples < 1:
-        raise RequestError(f"n_resamples {n_resamples}: give a whole number of at least 1")
-    if seed < 0:
-        raise RequestError(f"seed {seed}: give a whole number of at least 0")
-    if not 0 < confidence < 1:
-        raise RequestError(f"confidence {confidence}: give a number between 0 and 1, like 0.95")
+def exact_interval(right: ArrayLike, n_items: ArrayLike, confidence: float) -> Floats:
+    """Return the ends of Clopper and Pearson's interval of a share (1934, Biometrika 26:404).
+
+    float64 (low and high, ...); NaN of no items.
+
+    >>> exact_interval(3, 3, 0.95).round(3).tolist()
+    [0.292, 1.0]
+    """
+    from scipy.special import betaincinv
+
+    k, n = np.broadcast_arrays(np.asarray(right, np.float64), np.asarray(n_items, np.float64))
+    tail = (1 - confidence) / 2
+    # Beta quantiles; their first parameter may not be 0.
+    low = np.where(k > 0, betaincinv(np.maximum(k, 1), n - k + 1, tail), 0.0)
+    high = np.where(k < n, betaincinv(k + 1, np.maximum(n - k, 1), 1 - tail), 1.0)
+    found: Floats = np.where(n > 0, np.stack([low, high]), np.nan)
+    return found
+
+
+def amended(
+    value: ArrayLike, ends: tuple[ArrayLike, ArrayLike], n_items: ArrayLike,
+    right: ArrayLike | None, confidence: float,
+) -> tuple[Floats, Floats, NDArray[Any]]:  # fmt: skip
+    """Return intervals without those that are none: where all draws are alike, or of one item.
+
+    Where all draws are alike, the interval has no width and tells nothing. Of a share there is an
+    exact one then, of other scores none.
+
+    Parameters
+    ----------
+    value, ends
+        Scores and the ends of their intervals.
+    n_items
+        How many items bear on each score.
+    right
+        How many of these the score is the share of; None if it is no share.
+    confidence
+        Of the intervals.
+
+    Returns
+    -------
+    low, high, note
+        The note says why a score or an interval is missing, or that it is exact.
+
+    Examples
+    --------
+    >>> low, high, note = amended([1.0, 0.5], ([1.0, 0.2], [1.0, 0.8]), [3, 9], [3, 4], 0.95)
+    >>> low.round(2).tolist(), high.tolist(), note.tolist()[1]
+    ([0.29, 0.2], [1.0, 0.8], '')
+    """
+    score, low, high = (np.asarray(v, np.float64) for v in (value, *ends))
+    alike, alone = low == high, np.asarray(n_items) < 2
+    exact = np.nan if right is None else exact_interval(right, n_items, confidence)
+    low, high = np.where(alone, np.nan, np.where(alike, exact, np.stack([low, high])))
+    conditions = [np.isnan(score), alone, alike]
+    texts = [UNDEFINED, ALONE, ALIKE if right is None else EXACT]
+    return low, high, np.select(conditions, texts, "").astype(object)[()]
 
 
 def stars(p: float) -> str:

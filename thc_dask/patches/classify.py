@@ -124,7 +124,8 @@ def score(
     xarray.Dataset
         (dataset, annotator, region), as Figure 3B has them: ``precision``, ``recall``, ``f1`` of
         each region, ``support`` in patches; ``accuracy`` and ``kappa`` with the key of all regions
-        together; each but ``support`` with ``_low`` and ``_high``.
+        together; each but ``support`` with ``_low``, ``_high`` and ``_note``, as ``agreement`` has
+        them.
 
     Raises
     ------
@@ -149,6 +150,11 @@ def score(
     classes, whole = found["classes"].to_dataset(), found["annotators"].to_dataset()
     data = {f"{m}{end}": classes[f"{m}{end}"] for m in MEASURES["classes"] for end in ENDS}
     data["support"] = support = classes["support"]
-    for name in (f"{m}{end}" for m in MEASURES["annotators"] for end in ENDS):
-        data[name] = whole[name].broadcast_like(support).transpose(*support.dims)
+
+    def spread(name: str) -> xr.DataArray:
+        return whole[name].broadcast_like(support).transpose(*support.dims)
+
+    data |= {f"{m}{end}": spread(f"{m}{end}") for m in MEASURES["annotators"] for end in ENDS}
+    data |= {f"{m}_note": classes[f"{m}_note"] for m in MEASURES["classes"]}
+    data |= {f"{m}_note": spread(f"{m}_note") for m in MEASURES["annotators"]}
     return xr.Dataset(data, attrs=found.attrs)

@@ -111,9 +111,9 @@ def reproduce(
     >>> sorted(made.files), sorted(made.missing)
     (['2C', '2E'], ['2A', '2B', '2D', '3A', '3B', '3C'])
     """
-    from thc_dask.kernels.agreement import check_bootstrap
+    from thc_dask.draws import check_draws
 
-    check_bootstrap(n_resamples, confidence, seed)
+    check_draws(n_resamples, confidence, seed, none=False)
     job = _Job(Path(data), Path(out), (n_resamples, confidence, seed), tell or (lambda line: None))
     return job.run(image, labels)
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from thc_dask.errors import RequestError
+from thc_dask.draws import check_draws
 from thc_dask.kernels.statistics.counts import Floats, checked, ratio, shares
 from thc_dask.kernels.statistics.summaries import UNITS, summary_of
 
@@ -42,14 +42,7 @@ class Resampling:
     """Fixes the draws."""
 
     def __post_init__(self) -> None:
-        if self.n_resamples < 0:
-            raise RequestError(f"n_resamples {self.n_resamples}: give a whole number, 0 or more")
-        if self.seed < 0:
-            raise RequestError(f"seed {self.seed}: give a whole number of at least 0")
-        if not 0 < self.confidence < 1:
-            raise RequestError(
-                f"confidence {self.confidence}: give a number between 0 and 1, like 0.95"
-            )
+        check_draws(self.n_resamples, self.confidence, self.seed)
 
 
 @dataclass(frozen=True)
