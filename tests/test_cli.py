@@ -388,6 +388,15 @@ def test_what_numbers_do_not_show_is_said(run, store, tmp_path):
     assert empty
     out, _ = run("histogram", store, *corner)
     assert out.splitlines()[-1] == f"no_known_voxels: {empty}"
+    run("histogram", store, *corner, "-o", tmp_path / "h.json")
+    said = json.loads((tmp_path / "h.json").read_text())["attrs"]["no_known_voxels"]
+    assert ", ".join(said) == empty
+    run("histogram", store, *corner, "-o", tmp_path / "h.parquet")
+    assert pd.read_parquet(tmp_path / "h.parquet").attrs["no_known_voxels"] == said
+    for suffix, engine in ((".nc", "h5netcdf"), (".zarr", "zarr")):
+        run("histogram", store, *corner, "-o", tmp_path / f"h{suffix}")
+        with xr.open_dataset(tmp_path / f"h{suffix}", engine=engine) as found:
+            assert list(np.atleast_1d(found.attrs["no_known_voxels"])) == said
 
 
 # ---- what is printed besides --------------------------------------------------------------

@@ -53,7 +53,8 @@ def histogram(
     xarray.DataArray
         int64 counts with dims (region, intensity), or (structure, intensity) for a label set of
         structures. Row ``none`` holds voxels known to be in no region. Coordinates ``code`` and
-        ``color`` go with the rows.
+        ``color`` go with the rows. The attribute ``no_known_voxels`` names rows without any,
+        where tables answered; a lazy answer has it once ``thc histogram`` writes it.
 
     Raises
     ------
@@ -91,7 +92,16 @@ def histogram(
         }
     attrs = attributes(store, answer.table, answer.extent, answer.answered_from, by=by)
     attrs |= alignment(store, answer.asked)
-    return xr.DataArray(answer.data, coords, dims, "count", attrs)
+    counts = xr.DataArray(answer.data, coords, dims, "count", attrs)
+    return counts if counts.chunks else counts.assign_attrs(emptiness(counts))
+
+
+def emptiness(counts: xr.DataArray) -> dict[str, list[str]]:
+    """Return as an attribute which regions have no known voxels; nothing where all have some."""
+    dim = str(counts.dims[-2])
+    total = counts.sum([d for d in counts.dims if d != dim]).values
+    empty = [str(name) for name in counts[dim].values[total == 0]]
+    return {"no_known_voxels": empty} if empty else {}
 
 
 def summary(
@@ -226,17 +236,17 @@ def fractions(
         sum to 1 and background is left out; ``unclipped``: known voxels with an intensity of 1 to
         254, which are counted from voxels.
     cubes
-        Draw cubes, and planes within each: boxes of voxels (``Extent``) that do not overlap, and
-        nothing outside them counts; or ``auto``, the boxes in which the labels are known.
-        Counted from voxels.
+        Draw cubes, and planes within each: boxes of voxels (``Extent``) inside the volume that do
+        not overlap, and nothing outside them counts; or ``auto``, the boxes in which the labels
+        are known. Counted from voxels.
     block
         So many adjacent planes are drawn together: where every plane is labelled, neighbours are
         alike. None is 1; of an interpolated label set as many as lie between annotated planes.
     confidence
         Of the intervals, between 0 and 1.
     n_resamples
-        Bootstrap samples; 0 makes no intervals, and planes need not be kept apart: then the table
-        of chunks answers a box, but for the voxels of chunks that it cuts.
+        Bootstrap samples, at least 9; 0 makes no intervals, and planes need not be kept apart:
+        then the table of chunks answers a box, but for the voxels of chunks that it cuts.
     seed
         Of the bootstrap; the same seed gives the same interval.
     aligned

@@ -125,9 +125,12 @@ def count(args: Arguments) -> None:
 
 def histogram(args: Arguments) -> None:
     """Count intensities by region."""
-    from thc_dask.analysis.regions import histogram
+    from thc_dask.analysis.regions import emptiness, histogram
 
-    ask = partial(histogram, args.store, args.by, args.box, aligned=args.aligned)
+    def ask() -> Any:
+        counts = histogram(args.store, args.by, args.box, aligned=args.aligned).compute()
+        return counts.assign_attrs(emptiness(counts))  # what was lazy could not tell before
+
     answer(ask, args.out, args.json)
 
 

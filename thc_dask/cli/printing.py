@@ -49,15 +49,8 @@ def answer(ask: Callable[[], Any], out: str | None, as_json: bool) -> None:
 
 def _to_know(table: Any) -> dict[str, Any]:
     """Return what numbers alone do not show: of which voxels they are, and what is missing."""
-    known = ("answered_from", "denominator", "aligned", "interpolated")
-    found = {k: table.attrs[k] for k in known if k in table.attrs}
-    dims = tuple(table.sizes)
-    if dims[-1:] == ("intensity",) and table.name == "count":
-        rows = dims[-2]
-        total = table.sum([dim for dim in dims if dim != rows])
-        empty = [str(name) for name in table[rows].values[total.values == 0]]
-        found |= {"no_known_voxels": empty} if empty else {}
-    return found
+    names = ("answered_from", "denominator", "aligned", "interpolated", "no_known_voxels")
+    return {name: table.attrs[name] for name in names if name in table.attrs}
 
 
 def print_table(table: Any, as_json: bool) -> None:
