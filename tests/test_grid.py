@@ -74,6 +74,12 @@ def test_a_box_holds_the_voxels_whose_centre_is_inside(grid, data):
             grid.extent_of(box)
 
 
+@pytest.mark.parametrize("start", [("a", "b", "c"), (0, 0), "0:1", (0, None, 0), 3])
+def test_a_box_is_of_numbers(start):
+    with pytest.raises(RequestError, match="give where it begins and ends as"):
+        Box(start, (1, 1, 1))
+
+
 def test_no_box_is_everything_and_an_open_end_too():
     grid = Grid(SMALL, (1.0, 2.0, 3.0), (10.0, 0.0, 0.0))
     assert grid.extent_of(None) == grid.extent == Extent((0, 0, 0), SMALL)

@@ -9,6 +9,7 @@ import math
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from numbers import Real
 
 import numpy as np
 from numpy.typing import NDArray
@@ -90,7 +91,8 @@ class Box:
 
     def __post_init__(self) -> None:
         for ends in (self.start_um, self.stop_um):
-            if not isinstance(ends, Sequence) or isinstance(ends, str) or len(ends) != 3:
+            numbers = isinstance(ends, Sequence) and all(isinstance(v, Real) for v in ends)
+            if not numbers or len(ends) != 3:
                 raise RequestError(f"box {ends!r}: give where it begins and ends as (z, y, x) um")
 
     def __str__(self) -> str:

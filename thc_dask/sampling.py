@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from thc_dask.cells import ENDS, Cells, cell_counts, each_plane
+from thc_dask.draws import is_whole
 from thc_dask.errors import RequestError
 from thc_dask.grid import Box, Extent
 from thc_dask.index import snap
@@ -83,8 +84,7 @@ class Sample:
 
     def units(self, block: int = 1) -> Units:
         """Return units of so many adjacent planes."""
-        if block < 1:
-            raise RequestError(f"block {block}: give a number of planes, 1 or more")
+        check_block(block)
         cube = np.zeros(len(self.planes), np.int64) if self.cubes is None else self.cubes
         name = np.stack([cube, self.planes // block])
         begins = np.ones(len(self.planes), bool)
@@ -102,13 +102,19 @@ def block_of(store: Store, names: Sequence[str], block: int | None) -> int:
     return planes_apart(store, names) if block is None else block
 
 
+def check_block(block: int) -> None:
+    """Raise RequestError where planes cannot be drawn so many together."""
+    if not is_whole(block, 1):
+        raise RequestError(f"block {block!r}: give a number of planes, 1 or more")
+
+
 def check_kinds(store: Store, of: str, by: str) -> None:
     """Raise RequestError where two label sets are not structures and regions."""
     kinds = {name: store.label_set(name).scheme.kind for name in (of, by)}
     if kinds[of] == kinds[by]:
         raise RequestError(
-            f"fractions of {of!r} by {by!r}: both are label sets of {kinds[of]}s; give --of a set "
-            "of structures and --by a set of regions"
+            f"{of!r} by {by!r}: both are label sets of {kinds[of]}s; give a set of structures as "
+            "of (--of) and a set of regions as by (--by)"
         )
 
 
@@ -214,15 +220,24 @@ def _joined(parts: Sequence[Any], shape: tuple[int, int]) -> Any:
 
 
 def _cubes(pair: Pair, extent: Extent, cubes: Cubes) -> list[Extent]:
+    """Return what of each cube lies in the box."""
     if cubes is None:
         return [extent]
     if cubes == AUTO:
         found = _footprints([b for e in pair.known if (b := e.intersect(extent)).n_vox])
-    elif isinstance(cubes, str):
-        raise RequestError(f"cubes {cubes!r}: give {AUTO}, or boxes of voxels z0:z1,y0:y1,x0:x1")
-    else:
+    elif isinstance(cubes, Sequence) and not isinstance(cubes, str) and len(cubes):
         found = list(cubes)
+    else:
+        raise RequestError(f"cubes {cubes!r}: give {AUTO}, or boxes of voxels z0:z1,y0:y1,x0:x1")
+    volume = Extent((0, 0, 0), pair.rows.array.shape)
     for i, cube in enumerate(found):
+        if not isinstance(cube, Extent):
+            raise RequestError(
+                f"cube {cube!r}: give Extent((z, y, x), (z, y, x)), in voxels; a Box, in "
+                "micrometers, is none"
+            )
+        if not volume.contains(cube):
+            raise RequestError(f"cube {cube}: it reaches outside of the volume {volume}, in voxels")
         if not cube.intersect(extent).n_vox:
             raise RequestError(f"cube {cube}: it lies outside of the box {extent}, in voxels")
         for other in found[:i]:

@@ -12,6 +12,7 @@ from tests.strategies import source
 from thc_dask import compare, count, fractions, labels
 from thc_dask.convert import write_store
 from thc_dask.errors import MissingError, RequestError
+from thc_dask.figures import panels
 from thc_dask.grid import Box, Extent
 from thc_dask.kernels.statistics import INTENSITY, corrected, intervals, shares_of, wasserstein
 from thc_dask.kernels.statistics.resampling import Resampling
@@ -228,6 +229,17 @@ def test_a_long_table_has_a_row_for_each_measure(counted, found):
     assert set(rows.query("measure == 'cohen_h'")["structure"]) == {"background", "cell", "axon"}
 
 
+def test_one_region_is_compared_with_nothing(tmp_path):
+    url = str(tmp_path / "v.ome.zarr")
+    write_store(source(IMAGE), url)
+    alone = Scheme("s", "region", (Label(0, "none"), Label(3, "A")))
+    labels(source(np.full(SHAPE, 3, np.uint8)), url, "roi", alone)
+    says = "'roi': it has one region besides none, .*: there is none, add one with thc labels"
+    with pytest.raises(RequestError, match=says):
+        compare(url)
+    assert "".join(panel.letter for panel in panels(url)) == "AB"
+
+
 @pytest.mark.parametrize(
     ("options", "error", "says"),
     [
@@ -236,7 +248,18 @@ def test_a_long_table_has_a_row_for_each_measure(counted, found):
         ({"measures": ["jss"]}, RequestError, "measure 'jss': give some of kl, js"),
         ({"measures": ["cohen_h"]}, RequestError, "measure 'cohen_h': give some of"),
         ({"n_permutations": -2}, RequestError, "n_permutations -2"),
-        ({"of": "roi"}, RequestError, "both are label sets of regions"),
+        ({"n_permutations": 9.5}, RequestError, "n_permutations 9.5"),
+        (
+            {"of": "roi"},
+            RequestError,
+            "^'roi' by 'roi': both are label sets of regions; give a set",
+        ),
+        ({"measures": []}, RequestError, "give some of kl, js, .*; None gives all"),
+        (
+            {"by": "image"},
+            RequestError,
+            "by 'image': all voxels are one region, .* has more: microstructure, roi$",
+        ),
         ({"denominator": "foreground"}, RequestError, "give one of known, unclipped"),
     ],
 )

@@ -181,6 +181,7 @@ def test_long_tables(store):
         ({"by": "rio"}, MissingError, "no label set 'rio'; it has: microstructure, roi"),
         ({"of": "roi"}, RequestError, "both are label sets of regions"),
         ({"block": 0}, RequestError, "block 0"),
+        ({"block": 1.5}, RequestError, "block 1.5"),
         ({"along": "z", "block": 0}, RequestError, "block 0"),
         ({"denominator": "foreground"}, RequestError, "give one of known, unclipped"),
     ],

@@ -12,6 +12,7 @@ from tests.assertions import (
 )
 from tests.strategies import Watched, source
 from thc_dask import count, fractions, histogram, labels, open_source, open_volume, summary
+from thc_dask.analysis.regions import emptiness
 from thc_dask.convert import write_store
 from thc_dask.errors import MissingError, RequestError
 from thc_dask.grid import Box, Extent
@@ -241,7 +242,22 @@ def test_cubes_follow_from_where_labels_are_known():
         (lambda s: fractions(s, denominator="all"), "'all': give one of known, foreground, unc"),
         (lambda s: summary(s, denominator="foreground"), "'foreground': give one of known, unc"),
         (lambda s: summary(s, block=0), "block 0: give a number of planes"),
+        (lambda s: fractions(s, block=1.5), "block 1.5: give a number of planes"),
         (lambda s: summary(s, n_resamples=-1), "n_resamples -1"),
+        (lambda s: summary(s, n_resamples=10.5), "n_resamples 10.5: give a whole number"),
+        (lambda s: fractions(s, n_resamples=8), "n_resamples 8: give .* at least 9, or 0 for none"),
+        (lambda s: fractions(s, seed=0.5), "seed 0.5: give a whole number"),
+        (lambda s: fractions(s, confidence="0.9"), "confidence '0.9': give a number"),
+        (
+            lambda s: fractions(s, cubes=[BOX]),
+            "cube Box.*: give Extent.*, in voxels; a Box, in mic",
+        ),
+        (lambda s: fractions(s, cubes=LEFT), "cubes Extent.*: give auto, or boxes"),
+        (lambda s: fractions(s, cubes=[]), "cubes .*: give auto, or boxes"),
+        (
+            lambda s: fractions(s, cubes=[Extent((0, 0, 0), (21, 9, 9))]),
+            "cube 0:21,0:9,0:9: it reaches outside of the volume 0:20,0:18,0:30, in voxels",
+        ),
         (lambda s: fractions(s, cubes="all"), "cubes 'all': give auto, or boxes"),
         (lambda s: fractions(s, cubes=[LEFT, LEFT]), "overlap; a voxel counts once"),
         (lambda s: fractions(s, box=BOX, cubes=[Extent((17, 0, 0), (20, 9, 9))]), "outside of the"),
@@ -279,6 +295,17 @@ def test_a_source_is_opened_without_reading_it():
     assert opened["y"].values[1] == 0.5
     np.testing.assert_array_equal(opened, IMAGE)
     assert watched.boxes
+
+
+def test_regions_without_known_voxels_are_named_in_attributes(store):
+    found = histogram(store)
+    if found.chunks is None:
+        assert found.attrs["no_known_voxels"] == ["D"]
+        assert histogram(store, by_plane=True).attrs["no_known_voxels"] == ["D"]
+        assert "no_known_voxels" not in histogram(store, "microstructure").attrs
+    else:  # what is not counted yet is not known
+        assert "no_known_voxels" not in found.attrs
+    assert emptiness(found.compute()) == {"no_known_voxels": ["D"]}
 
 
 def test_regions_and_structures_that_nobody_knows_together(store):

@@ -60,7 +60,7 @@ def agreement(
     confidence
         Of the intervals, between 0 and 1.
     n_resamples
-        Bootstrap samples.
+        Bootstrap samples, at least 9.
     seed
         Of the bootstrap, and of permutations where there are too many items to try all; the same
         seed gives the same numbers.

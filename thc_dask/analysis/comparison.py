@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from thc_dask.draws import check_whole
 from thc_dask.errors import RequestError
 from thc_dask.grid import Box
 from thc_dask.pairs import IMAGE
@@ -89,7 +90,8 @@ def compare(
     MissingError
         There is no such label set; the message names those there are.
     RequestError
-        The box, a measure or another option is wrong, or ``of`` and ``by`` are of one kind.
+        The box, a measure or another option is wrong, ``by`` has no two regions, or ``of`` and
+        ``by`` are of one kind.
 
     Examples
     --------
@@ -108,9 +110,13 @@ def compare(
     store = store_of(volume)
     how = statistics.Resampling(n_resamples, confidence, seed)
     statistics.check_smoothing(smoothing)
-    if n_permutations < 0:
-        raise RequestError(f"n_permutations {n_permutations}: give a whole number, 0 or more")
+    check_whole("n_permutations", n_permutations, 0)
+    _check_two(store, by)
     known = statistics.INTENSITY if of is None else statistics.COMPOSITION
+    if measures is not None and not len(measures):
+        raise RequestError(
+            f"measures {measures!r}: give some of {', '.join(known)}; None gives all"
+        )
     asked = statistics.chosen(measures, known)
     if of is not None:
         check_kinds(store, of, by)
@@ -158,6 +164,24 @@ def compare(
     }
     ends = "BCa where defined; of distances, percentiles without the bias"
     return xr.Dataset(data, coords, attrs | drawing(units.drawn, how, ends))
+
+
+def _check_two(store: Store, by: str) -> None:
+    """Raise RequestError where there are no two regions to compare."""
+    n_regions = {
+        name: sum(x.code != 0 for x in labels.scheme.labels)
+        for name, labels in store.label_sets.items()
+    }
+    if by != IMAGE:
+        store.label_set(by)  # which names those there are, if it is not among them
+        if n_regions[by] > 1:
+            return
+    what = "all voxels are one region" if by == IMAGE else "it has one region besides none"
+    others = ", ".join(name for name, n in n_regions.items() if n > 1)
+    raise RequestError(
+        f"compare by {by!r}: {what}, and comparing needs two; give a label set as by (--by) that "
+        f"has more: {others or 'there is none, add one with thc labels'}"
+    )
 
 
 def _notes(counts: NDArray[np.int64], denominator: str, drawn: bool) -> NDArray[Any]:

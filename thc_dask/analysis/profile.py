@@ -19,6 +19,7 @@ from thc_dask.results import apply_all, attributes, drawing, faces, names_of, ta
 from thc_dask.sampling import (
     DENOMINATORS,
     block_of,
+    check_block,
     check_denominator,
     check_kinds,
     is_masked,
@@ -219,8 +220,7 @@ def _pooled(counts: NDArray[np.int64], name: NDArray[np.int64]) -> NDArray[np.in
 def _across(
     store: Store, pair: Pair, box: Box | None, along: str, bins: Bins, denominator: str, block: int
 ) -> _Counted:
-    if block < 1:
-        raise RequestError(f"block {block}: give a number of planes, 1 or more")
+    check_block(block)
     extent = store.grid.extent_of(box)
     planes = known_planes(pair, extent)
     while len(np.unique(planes // block)) > MOST_UNITS:
