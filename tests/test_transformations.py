@@ -4,8 +4,9 @@ import contextlib
 
 import numpy as np
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
 
 from tests.assertions import new_store
 from tests.strategies import Failing, source
@@ -61,6 +62,76 @@ def test_crop(data, shape):
         np.testing.assert_array_equal(volume["0"][axis], np.arange(a, b))
 
 
+def by_the_rule(array, low, high):
+    """Return an array in 8 bit by the rule that stores record, and what was clipped."""
+    value = array.astype(np.float64)
+    nan = np.isnan(value)
+    inside = np.clip(np.where(nan, low, value), low, high)
+    counts = [value < low, value > high, nan, value == -np.inf, value == np.inf]
+    return np.rint(255 * (inside - low) / (high - low)), [int(c.sum()) for c in counts]
+
+
+def in_eight_bit(array, low, high):
+    """Return what a reader makes of an array through a window."""
+    reader = EightBit(open_dataarray(source(array), (1.0, 1.0, 1.0)), Window(low, high))
+    out = np.empty(array.shape, np.uint8)
+    return out, reader.read_into(out, (0, 0, 0)).tolist()
+
+
+WHOLE = [np.int8, np.int16, np.uint16, np.int32, np.uint32, np.int64, np.uint64]
+REAL = [np.float16, np.float32, np.float64]
+
+
+@given(st.data(), st.sampled_from(WHOLE + REAL))
+def test_eight_bit_is_what_the_record_says_for_any_type(data, dtype):
+    array = data.draw(hnp.arrays(dtype, st.tuples(*[st.integers(1, 5)] * 3)))
+    finite = [float(v) for v in array.ravel() if np.isfinite(v) and abs(float(v)) < 1e300]
+    # Ends that are voxels themselves, or lie between two.
+    end = st.sampled_from(finite or [0.0]) | st.floats(-1e5, 1e5)
+    low = data.draw(end)
+    high = data.draw(end.filter(lambda v: v > low) | st.floats(1 / 8, 1e5).map(lambda w: low + w))
+    assume(low < high)
+    found, clipped = in_eight_bit(array, low, high)
+    expected, counts = by_the_rule(array, low, high)
+    np.testing.assert_array_equal(found, expected)
+    assert clipped == counts
+
+
+@pytest.mark.parametrize(
+    ("values", "low", "high"),
+    [
+        (np.arange(-130, 130, dtype=np.int16), -100, 100),  # 0 is halfway between 127 and 128
+        (np.arange(-128, 128).astype(np.int8), -100, 100),
+        (np.arange(2**16).astype(np.uint16), 4, 514),  # every second one is halfway
+        (np.arange(10**8 - 3, 10**8 + 10**6, dtype=np.int32), 10**8, 10**8 + 510),
+        (np.arange(10**8 - 10**6, 10**8 + 10**6, 7, dtype=np.int32), 99500002.0, 100499998.0),
+        (np.arange(16777000, 16941000, dtype=np.uint32), 16777216, 16940000),
+        (np.arange(-300, 300, dtype=np.float16) / 2, -100, 100),
+        (np.arange(-300, 300, dtype=np.float32) / 2, -100, 100),
+        (np.arange(-300, 300, dtype=np.float64) / 2, -100, 100),
+        (10**8 + np.arange(-300, 300, dtype=np.float64) / 2, 10**8 - 100, 10**8 + 100),
+    ],
+)
+def test_halves_and_ends_of_a_window_in_eight_bit(values, low, high):
+    array = values.reshape(1, 1, -1)
+    found, clipped = in_eight_bit(array, float(low), float(high))
+    expected, counts = by_the_rule(array, low, high)
+    np.testing.assert_array_equal(found, expected)
+    assert clipped == counts
+
+
+@pytest.mark.parametrize("dtype", [np.int32, np.uint32])
+def test_counts_of_what_auto_clips_are_exact_far_from_zero(dtype):
+    array = np.random.default_rng(7).integers(10**8 - 5 * 10**5, 10**8 + 5 * 10**5, (40, 50, 60))
+    array = array.astype(dtype)
+    store = new_store()
+    volume = convert(source(array), store, window="auto", **SMALL)
+    kept = Store(store).thc["normalisation"]
+    expected, counts = by_the_rule(array, *kept["window"])
+    np.testing.assert_array_equal(volume["0/image"], expected)
+    assert [kept["n_below"], kept["n_above"]] == counts[:2]
+
+
 @pytest.mark.parametrize("dtype", [np.float32, np.float64, np.int16, np.uint16])
 def test_a_given_window_is_kept_with_what_it_clipped(dtype):
     array = np.random.default_rng(1).normal(100, 40, (30, 20, 10)).astype(dtype)
@@ -68,9 +139,8 @@ def test_a_given_window_is_kept_with_what_it_clipped(dtype):
         array[0, 0, :3] = np.nan, np.inf, -np.inf
     store = new_store()
     volume = convert(source(array), store, window="50:150", **SMALL)
-    value = array.astype(np.float32 if array.dtype.kind != "u" else array.dtype).astype(np.float64)
-    expected = np.rint((np.clip(np.nan_to_num(value, nan=0), 50, 150) - 50) * 2.55)
-    np.testing.assert_array_equal(volume["0/image"], expected.astype(np.uint8))
+    value = array.astype(np.float64)
+    np.testing.assert_array_equal(volume["0/image"], by_the_rule(array, 50, 150)[0])
     kept = Store(store).thc["normalisation"]
     assert kept["window"] == [50, 150]
     assert kept["chosen"] == "given"
@@ -109,10 +179,8 @@ def test_grey_levels_far_from_zero_are_told_apart(dtype, centre, width, window):
     assert np.abs(np.array([low, high]) - exact).max() <= step
     assert kept["n_below"] <= array.size * ends[0] / 100
     assert kept["n_above"] <= array.size * (1 - ends[1] / 100) + 1e-9
-    expected = np.rint((np.clip(array.astype(np.float64), low, high) - low) * 255 / (high - low))
-    found = volume["0/image"].values.astype(np.float64)
-    assert np.abs(found - expected).max() <= 1  # where a voxel is between two levels
-    assert (found == expected).mean() > 0.99
+    found = volume["0/image"].values
+    np.testing.assert_array_equal(found, by_the_rule(array, low, high)[0])
     assert len(np.unique(found)) > 200
 
 
@@ -151,6 +219,16 @@ def test_what_was_clipped_is_exact_whatever_blocks_runs_had(runs, memory_bytes):
     assert kept["n_below"] == (array < 50).sum()
     assert kept["n_above"] == (array > 150).sum()
     assert kept["n_nan"] == np.isnan(array).sum()
+
+
+def test_shards_of_another_rule_are_not_gone_on_with(tmp_path):
+    reader, store = open_dataarray(source(noise(20, 20, 20).astype(np.int16))), tmp_path / "v.zarr"
+    with pytest.raises(OSError, match="went away"):
+        write_store(Failing(reader, 0), store, window="5:50", **SMALL)
+    plan = store / "thc/plan.json"
+    plan.write_text(plan.read_text().replace(" in float64", ""))
+    with pytest.raises(RequestError, match="by another rule, that of an earlier version"):
+        write_store(reader, store, window="5:50", resume=True, **SMALL)
 
 
 def test_what_no_block_counted_as_a_whole_is_counted_anew(executor):

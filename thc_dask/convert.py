@@ -297,10 +297,15 @@ def _eight_bit(job: _Job, progress: Progress | None = None) -> tuple[Reader, dic
     if window is None:
         return job.reader, None
     from thc_dask.kernels.intensity import Window
-    from thc_dask.normalise import Normalisation, normalise
+    from thc_dask.normalise import RULE, Normalisation, normalise
 
     if job.begun is not None and job.begun["normalisation"] is not None:
         found = job.begun["normalisation"]
+        if found["rule"] != RULE and not job.begun.get("finished"):
+            raise RequestError(
+                f"{job.location.url}: what was written of it became 8 bit by another rule, that of "
+                "an earlier version; --overwrite starts anew"
+            )
         chosen = Normalisation(Window(*found["window"]), found["chosen"], found["source_dtype"])
     else:
         chosen = normalise(job.reader, window, progress)

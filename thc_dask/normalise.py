@@ -30,6 +30,10 @@ ROUGH = 2**6  # a window that is this much narrower than the one it is in has fe
 STEP = "grey levels"  # as progress calls it
 AUTO = (0.1, 99.9)
 """Percentiles of ``auto``: one voxel in a thousand is clipped at each end."""
+RULE = (
+    "rint(255 * (v - low) / (high - low)) in float64, halves to even; below low, -inf and NaN "
+    "become 0, above high and +inf 255"
+)
 
 
 @dataclass(frozen=True)
@@ -137,8 +141,7 @@ class Normalisation:
             "window": [low, high],
             "chosen": self.chosen,
             "source_dtype": self.source_dtype,
-            "rule": "rint(255 * (v - low) / (high - low)), halves to even; below low, -inf and NaN "
-            "become 0, above high and +inf 255",
+            "rule": RULE,
             "inverse": "low + k * (high - low) / 255",
         }
 

@@ -19,8 +19,6 @@ from thc_dask.reader import Reader, pieces
 if TYPE_CHECKING:
     from thc_dask.kernels.intensity import Window
 
-FAR = 2**8  # times its width that a window may lie from zero
-
 
 @dataclass(frozen=True)
 class Reordered:
@@ -173,16 +171,13 @@ class EightBit:
         return pieces(self.source, self.source.unit, extent)
 
     def _convert(self, part: NDArray[Any], out: NDArray[Any], clipped: NDArray[np.int64]) -> None:
-        from thc_dask.kernels.intensity import Window, to_uint8
+        from thc_dask.kernels.intensity import MAPPED, to_uint8
 
-        window = self.window
-        span = window.high - window.low
-        if part.dtype.itemsize >= 4 and max(abs(window.low), abs(window.high)) > FAR * span:
-            # In single precision voxels so far from zero would be too few numbers.
-            part, window = part.astype(np.float64) - window.low, Window(0.0, span)
-        if part.dtype != np.uint16:
-            part = part.astype(np.float32, copy=False)
-        to_uint8(part, window, out, clipped)
+        if part.dtype not in MAPPED:
+            # No number is lost, so that the rule holds for every type.
+            fits = np.can_cast(part.dtype, np.float32)
+            part = part.astype(np.float32 if fits else np.float64)
+        to_uint8(part, self.window, out, clipped)
 
 
 def reorder(reader: Reader, order: str = "zyx", flip: str = "") -> Reader:

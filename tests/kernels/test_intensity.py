@@ -61,7 +61,7 @@ def test_eight_bit_equals_the_rule_in_numpy(block, low, width):
     value = block.astype(np.float64)
     nan = np.isnan(value)
     with np.errstate(invalid="ignore", over="ignore"):
-        scaled = np.rint((np.clip(value, low, high) - low) * (255 / (high - low)))
+        scaled = np.rint(255 * (np.clip(value, low, high) - low) / (high - low))
     np.testing.assert_array_equal(out, np.where(nan, 0, scaled).astype(np.uint8))
     infinite = [(value == -np.inf).sum(), (value == np.inf).sum()]
     assert clipped.tolist() == [(value < low).sum(), (value > high).sum(), nan.sum(), *infinite]
@@ -95,6 +95,11 @@ def test_there_must_be_a_finite_voxel():
     table[bins] = counts
     with pytest.raises(RequestError, match="no voxel has a finite value"):
         find_window(table, FLOAT)
+
+
+def test_a_window_is_no_wider_than_the_rule_can_reckon():
+    with pytest.raises(RequestError, match="too wide for float64; give ends nearer zero"):
+        Window(-1e308, 1e307)
 
 
 @pytest.mark.parametrize("ends", [(1, 1), (2, 1), (0, np.inf), (np.nan, 1)])

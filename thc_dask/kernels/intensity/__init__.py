@@ -20,6 +20,9 @@ N_STEPS = 1 << 16
 """Equal parts of a window that is too narrow for bins of floats."""
 
 _SHIFT = 32 - FLOAT_BITS
+MAPPED = (np.float32, np.float64, np.uint16)
+"""Types that ``to_uint8`` takes."""
+
 COMPILED = "thc_dask.kernels.intensity.compiled"
 
 
@@ -27,8 +30,9 @@ COMPILED = "thc_dask.kernels.intensity.compiled"
 class Window:
     """The grey levels that become 0 and 255; those between are spaced evenly.
 
-    A voxel ``v`` becomes ``rint(255 * (v - low) / (high - low))``, halves to even; below ``low``
-    it becomes 0, above ``high`` 255, and NaN 0. The inverse is ``low + k * (high - low) / 255``.
+    A voxel ``v`` becomes ``rint(255 * (v - low) / (high - low))`` in float64, halves to even; below
+    ``low`` it becomes 0, above ``high`` 255, and NaN 0. The inverse is ``low + k * (high - low) /
+    255``.
     """
 
     low: float
@@ -37,6 +41,10 @@ class Window:
     def __post_init__(self) -> None:
         if not (np.isfinite(self.low) and np.isfinite(self.high) and self.low < self.high):
             raise RequestError(f"window {self.low:g}:{self.high:g}: give two numbers, low first")
+        if not np.isfinite(255 * (float(self.high) - float(self.low))):
+            raise RequestError(
+                f"window {self.low:g}:{self.high:g}: too wide for float64; give ends nearer zero"
+            )
 
 
 def n_bins(dtype: np.dtype[Any]) -> int:
@@ -214,7 +222,7 @@ def to_uint8(
     Parameters
     ----------
     block
-        (z, y, x), float32 or uint16.
+        (z, y, x), of one of the types ``MAPPED``.
     window
         What becomes 0 and 255.
     out
@@ -231,7 +239,7 @@ def to_uint8(
     >>> out.tolist(), clipped.tolist()
     ([[[0, 128, 0]]], [1, 0, 1, 0, 0])
     """
-    if block.dtype not in (np.float32, np.uint16) or block.shape != out.shape:
+    if block.dtype not in MAPPED or block.shape != out.shape:
         raise TypeError(f"{block.dtype} {block.shape} to 8 bit {out.shape}")
     if clipped.dtype != np.int64 or clipped.shape != (5,) or not clipped.flags.c_contiguous:
         raise TypeError(f"clipped: {clipped.dtype} {clipped.shape}")

@@ -35,7 +35,7 @@ def count_bits(voxels: Any, n: Any, shift: Any, table: Any) -> None:  # pragma: 
 def _to_uint8(voxels: Any, n: Any, window: Any, out: Any, clipped: Any) -> None:
     # Without a branch, so that voxels are taken eight at a time.
     low, high = window[0], window[1]
-    scale = 255.0 / (high - low)
+    span = high - low
     below, above, nan, low_inf, high_inf = 0, 0, 0, 0, 0
     for i in range(n):
         v = np.float64(voxels[i])
@@ -45,7 +45,7 @@ def _to_uint8(voxels: Any, n: Any, window: Any, out: Any, clipped: Any) -> None:
         low_inf += int(v == -np.inf)
         high_inf += int(v == np.inf)
         inside = min(max(v, low), high) if v >= low else low
-        out[i] = np.uint8(np.int32(np.rint((inside - low) * scale)))
+        out[i] = np.uint8(np.int32(np.rint(255.0 * (inside - low) / span)))
     clipped[0] += below
     clipped[1] += above
     clipped[2] += nan
@@ -61,6 +61,14 @@ def float32_to_uint8(
     _to_uint8(voxels, n, window, out, clipped)
 
 
+@cfunc(types.void(_F64, _INT, _F64, _U8, _I64), error_model="numpy", forceinline=True)
+def float64_to_uint8(
+    voxels: Any, n: Any, window: Any, out: Any, clipped: Any
+) -> None:  # pragma: no cover - compiled
+    """Map floats of double precision through a window (low, high); count what is clipped."""
+    _to_uint8(voxels, n, window, out, clipped)
+
+
 @cfunc(types.void(_U16, _INT, _F64, _U8, _I64), error_model="numpy", forceinline=True)
 def uint16_to_uint8(
     voxels: Any, n: Any, window: Any, out: Any, clipped: Any
@@ -72,5 +80,6 @@ def uint16_to_uint8(
 EXPORTED = {
     "count_bits": count_bits,
     "float32_to_uint8": float32_to_uint8,
+    "float64_to_uint8": float64_to_uint8,
     "uint16_to_uint8": uint16_to_uint8,
 }
