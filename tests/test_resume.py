@@ -1,11 +1,16 @@
 """A conversion that ends early, however it ends, goes on where it was."""
 
+import json
+import shutil
 import signal
 import subprocess
 import sys
 
+import h5py
 import numpy as np
 import pytest
+import tifffile
+import zarr
 
 from tests.assertions import read_files
 from tests.strategies import Failing
@@ -123,6 +128,79 @@ def test_another_source_or_option_is_noticed(tmp_path, source, options, what, fi
     with pytest.raises(RequestError, match=what):
         write_store(source, store, resume=True, **(SIZES | options))
     assert read_files(store) == before
+
+
+def slices(folder, seed=0):
+    folder.mkdir()
+    voxels = np.random.default_rng(seed).integers(0, 255, (40, 40, 50), np.uint8)
+    for z, plane in enumerate(voxels):
+        tifffile.imwrite(folder / f"{z:03}.tif", plane)
+
+
+def hdf5(path):
+    with h5py.File(path, "w") as file:
+        file["v"] = np.random.default_rng(1).integers(0, 255, (40, 40, 50), np.uint8)
+
+
+def tiles(path):
+    """Write tiles whose axes are in another order: their own record is nested."""
+    found = []
+    for i in (0, 1):
+        voxels = np.random.default_rng(i).integers(0, 255, (40, 40, 30), np.uint8)
+        zarr.create_array(
+            path.parent / f"{i}.zarr",
+            data=voxels,
+            chunks=(10, 10, 10),
+            dimension_names=["x", "y", "z"],
+        )
+        found.append({"path": f"{i}.zarr", "offset": [20 * i, 0, 0]})
+    path.write_text(json.dumps({"tiles": found}))
+
+
+SPELLED = {
+    "sl": ("sl/", "./sl", "{here}/sl", "../{name}/sl", "sl/*.tif"),
+    "v.h5": ("./v.h5", "{here}/v.h5"),
+    "v.npy": ("{here}/v.npy",),
+    "0.zarr": ("0.zarr/", "{here}/0.zarr"),
+    "mosaic.json": ("./mosaic.json", "{here}/mosaic.json"),
+}
+SMALL = {"levels": 2, "chunk": (8, 8, 8), "shard": (16, 16, 16), "spacing": "1um"}
+
+
+@pytest.fixture
+def sources(tmp_path, monkeypatch):
+    slices(tmp_path / "sl")
+    hdf5(tmp_path / "v.h5")
+    np.save(tmp_path / "v.npy", np.arange(40 * 40 * 50, dtype=np.uint16).reshape(40, 40, 50))
+    tiles(tmp_path / "mosaic.json")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("flip", ["", "z"])
+@pytest.mark.parametrize("name", SPELLED)
+def test_a_source_may_be_named_otherwise_and_ends_in_the_same_bytes(sources, name, flip):
+    options = SMALL | {"flip": flip}
+    write_store(name, "whole.ome.zarr", **options)
+    undisturbed = read_files("whole.ome.zarr")
+    for other in SPELLED[name]:
+        with pytest.raises(OSError, match="went away"):
+            write_store(Failing(open_reader(name, (1, 1, 1)), 1), "v.ome.zarr", **options)
+        spelled = other.format(here=sources, name=sources.name)
+        write_store(spelled, "v.ome.zarr", resume=True, **options)
+        assert read_files("v.ome.zarr") == undisturbed
+        write_store(spelled, "v.ome.zarr", resume=True, **options)  # there is nothing to do
+        shutil.rmtree("v.ome.zarr")
+
+
+def test_other_files_in_a_folder_like_it_are_another_source(sources):
+    with pytest.raises(OSError, match="went away"):
+        write_store(Failing(open_reader("sl", (1, 1, 1)), 1), "v.ome.zarr", **SMALL)
+    slices(sources / "other", seed=1)  # names and sizes are the same
+    with pytest.raises(
+        RequestError, match=r"the source's fingerprint was \w+ \(sl\) .* \(other\) now"
+    ):
+        write_store("other", "v.ome.zarr", resume=True, **SMALL)
 
 
 def test_to_go_on_and_to_begin_anew_are_not_asked_at_once(tmp_path):

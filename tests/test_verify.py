@@ -15,7 +15,7 @@ from tests.damager import damage, files_of, make_store
 from tests.strategies import extents, label_arrays, schemes, source, volumes
 from thc_dask import cli, convert, open_volume, verify
 from thc_dask.convert import write_store
-from thc_dask.errors import DataError, RequestError
+from thc_dask.errors import DataError, MissingError, RequestError
 from thc_dask.grid import Extent, Grid, blocks
 from thc_dask.labels import write_labels
 from thc_dask.sources import open_source
@@ -363,6 +363,41 @@ def test_the_finest_level_needs_its_source(tmp_path):
         verify(store, repair=True, source="phantom:40,50,60?seed=7")
     assert verify(store, repair=True, source=array)["whole"]
     assert broken.read_bytes() == data
+
+
+@pytest.fixture
+def from_a_relative_path(tmp_path, monkeypatch):
+    """A store with a shard gone, seen from another folder than it was made in."""
+    for name in ("made", "other"):
+        (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path / "made")
+    np.save("a.npy", np.arange(8 * 20 * 30, dtype=np.uint16).reshape(8, 20, 30))
+    convert("a.npy", "../v.ome.zarr", spacing="1um", levels=1, chunk=(8, 8, 8), flip="y")
+    (tmp_path / "v.ome.zarr/0/image/c/0/0/0").unlink()
+    monkeypatch.chdir(tmp_path / "other")
+    return tmp_path / "v.ome.zarr"
+
+
+def test_a_source_that_is_not_there_is_named_as_it_is_recorded(from_a_relative_path):
+    store = from_a_relative_path
+    message = "source a.npy does not exist; the store was made from a.npy, a path from the folder"
+    with pytest.raises(MissingError, match=f"^{message} .*: give --source with where that is now$"):
+        verify(store, repair=True)
+    np.save("a.npy", np.zeros((8, 20, 30), np.uint16))
+    message = r"source a.npy \(a path from the folder that the conversion ran in\): its fingerprint"
+    with pytest.raises(RequestError, match=message):
+        verify(store, repair=True)
+    assert verify(store, repair=True, source="../made/a.npy")["whole"]
+
+
+def test_an_absolute_source_that_is_not_there_is_no_path_from_a_folder(tmp_path):
+    source, store = tmp_path / "a.npy", tmp_path / "v.ome.zarr"
+    np.save(source, np.ones((8, 20, 30), np.uint16))
+    convert(source, store, spacing="1um", levels=1, chunk=(8, 8, 8))
+    (store / "0/image/c/0/0/0").unlink()
+    source.unlink()
+    with pytest.raises(MissingError, match=f"was made from {source}: give --source"):
+        verify(store, repair=True)
 
 
 def test_a_file_of_somebody_else_is_named_and_left(store):

@@ -18,7 +18,7 @@ from thc_dask.imagetable import ImageTable
 from thc_dask.kernels.mean import compile_mean
 from thc_dask.options import MEMORY_BYTES as MEMORY_BYTES
 from thc_dask.options import Conversion, wanted
-from thc_dask.origin import check_complete, is_within, places_of
+from thc_dask.origin import check_complete, identity, inmost, is_within, places_of
 from thc_dask.pairs import IMAGE, table_of_image
 from thc_dask.plan import (
     Plan,
@@ -250,6 +250,7 @@ def _prepare(source: Any, store: str | os.PathLike[str], options: Conversion) ->
     begun = interrupted(location) if options.resume else None
     if begun:
         _same(location.url, begun, record)
+        record["provenance"] = begun["provenance"]  # the source as it was named first
     elif begun is not None:  # what is there was being removed
         begun, options = None, replace(options, overwrite=True)
     return _Job(location, reader, levels, options, record, begun)
@@ -341,13 +342,20 @@ def _same(url: str, begun: dict[str, Any], wanted: dict[str, Any]) -> None:
     """Raise RequestError where a conversion that began is not the one that is asked for now."""
     for what in ("provenance", "layout", "options", "software"):
         before, now = begun.get(what), wanted[what]
+        if what == "provenance" and before is not None:
+            before, now = identity(before), identity(now)
         if before == now:
             continue
-        if isinstance(before, dict) and isinstance(now, dict):
+        odd = ""
+        while isinstance(before, dict) and isinstance(now, dict):
             odd = next(k for k in {**before, **now} if before.get(k) != now.get(k))
             before, now = before.get(odd), now.get(odd)
-            what = "the source's" if what == "provenance" else what
-            what = f"{what} {odd}"
+        if odd == "fingerprint":
+            before, now = (
+                f"{digits} ({inmost(record['provenance'])['location']})"
+                for digits, record in ((before, begun), (now, wanted))
+            )
+        what = f"the source's {odd}" if what == "provenance" else f"{what} {odd}".rstrip()
         raise RequestError(
             f"{url}: {what} was {before} when the conversion began and is {now} now; give what "
             "was given then, or --overwrite to start anew"

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from thc_dask import views
-from thc_dask.errors import DataError, RequestError, ThcError
+from thc_dask.errors import DataError, MissingError, RequestError, ThcError
 from thc_dask.grid import AXES, OPPOSITE, Extent, Grid, Vox, parse_extent
 from thc_dask.reader import Reader
 from thc_dask.sources import open_reader
@@ -19,6 +19,8 @@ from thc_dask.store.read import Store
 
 LOOKS = 16  # shards that are looked for side by side
 OURS = re.compile(r"(?P<root>.*)/(?P<path>\d+/image|(?P<set>labels/(?P<name>[^/]+))/\d+/(?P=name))")
+
+RELATIVE = "a path from the folder that the conversion ran in"
 
 
 def reopen(provenance: dict[str, Any], source: Any = None) -> Reader:
@@ -38,12 +40,30 @@ def reopen(provenance: dict[str, Any], source: Any = None) -> Reader:
     if source is not None:
         now, then = _lasting(now), _lasting(then)
     if now != then:
-        odd = next((k for k in {**then, **now} if now.get(k) != then.get(k)), "provenance")
+        named = inmost(provenance)
+        elsewhere = f" ({RELATIVE})" if source is None and _is_relative(provenance) else ""
+        odd = _odd(then, now)
+        while (
+            odd == "source" and isinstance(then.get(odd), dict) and isinstance(now.get(odd), dict)
+        ):
+            then, now = then[odd], now[odd]
+            odd = _odd(then, now)
         raise RequestError(
-            f"source {provenance.get('location', provenance['kind'])}: its {odd} was "
+            f"source {named.get('location', named['kind'])}{elsewhere}: its {odd} was "
             f"{then.get(odd)} and is {now.get(odd)} now; the store cannot be mended from it"
         )
     return reader
+
+
+def _odd(then: dict[str, Any], now: dict[str, Any]) -> str:
+    """Return the first key under which two records differ."""
+    return next((k for k in {**then, **now} if then.get(k) != now.get(k)), "provenance")
+
+
+def _is_relative(provenance: dict[str, Any]) -> bool:
+    """Return whether a source was named by a path that means another place elsewhere."""
+    location = str(inmost(provenance).get("location", "/"))
+    return "://" not in location and not os.path.isabs(location)
 
 
 # What changes when a source is copied, or made again.
@@ -54,6 +74,27 @@ def _lasting(provenance: dict[str, Any]) -> dict[str, Any]:
     kept = {k: v for k, v in provenance.items() if k not in FLEETING}
     if isinstance(kept.get("source"), dict):
         kept["source"] = _lasting(kept["source"])
+    return kept
+
+
+def identity(provenance: dict[str, Any]) -> dict[str, Any]:
+    """Return what tells a source from others, whichever way it was named.
+
+    Where there is a fingerprint of its files their place tells nothing more. Behind an address it
+    may be of a description only, so what was named stays part of it.
+
+    >>> npy = {"kind": "npy", "location": "v/../a.npy", "fingerprint": "5e02"}
+    >>> identity({"kind": "cropped", "source": npy})
+    {'kind': 'cropped', 'source': {'kind': 'npy', 'fingerprint': '5e02'}}
+    >>> web = {"kind": "zarr", "location": "https://a.org/v.zarr", "fingerprint": "c41d"}
+    >>> identity(web) == web
+    True
+    """
+    kept = dict(provenance)
+    if isinstance(kept.get("source"), dict):
+        kept["source"] = identity(kept["source"])
+    if "fingerprint" in kept and "://" not in str(kept.get("location")):
+        kept.pop("location", None)
     return kept
 
 
@@ -270,7 +311,15 @@ def _open(provenance: dict[str, Any], source: Any) -> Reader:
             f"source: it was {kind!r} in memory, which a store cannot open again; give it as source"
         )
     # Where voxels lie is the store's own knowledge; here only their values matter.
-    return open_reader(provenance["location"], (1.0, 1.0, 1.0), "zyx")
+    try:
+        return open_reader(provenance["location"], (1.0, 1.0, 1.0), "zyx")
+    except MissingError as error:
+        reason = str(error).partition(";")[0]
+        elsewhere = f", {RELATIVE}" if _is_relative(provenance) else ""
+        raise MissingError(
+            f"{reason}; the store was made from {provenance['location']}{elsewhere}: give --source "
+            "with where that is now"
+        ) from error
 
 
 def eight_bit(reader: Reader, normalisation: dict[str, Any] | None) -> Reader:
