@@ -435,6 +435,20 @@ def test_dry_run_writes_nothing(run, inputs, tmp_path):
     assert planned["read_bytes"] == 40 * 64 * 96
 
 
+def test_dry_run_says_what_it_takes_to_decode_large_units(run, tmp_path):
+    voxels = np.random.default_rng(0).integers(0, 2**16, (1500, 4096), np.uint16)
+    tifffile.imwrite(tmp_path / "v.tif", voxels, compression="zlib", rowsperstrip=1500)
+    arguments = ("convert", tmp_path / "v.tif", tmp_path / "v.zarr", *SPACING, "--dry-run")
+    out, err = run(*arguments)
+    assert re.search(
+        r"memory .* shards, .*B to decode the source in units of 1 x 1,500 x 4,096", out
+    )
+    assert err == ""
+    _, err = run(*arguments, "--memory", "8MiB")
+    [line] = lines(err)
+    assert re.search(r"warning: memory: .* 1 x 1500 x 4096 voxels.*; give --memory \d+MiB", line)
+
+
 SMALL = ("--chunk", "16", "--shard", "16")
 
 

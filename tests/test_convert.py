@@ -1,8 +1,11 @@
 import json
+import tracemalloc
 from fractions import Fraction
 
+import h5py
 import numpy as np
 import pytest
+import tifffile
 import xarray as xr
 import zarr
 from hypothesis import given, settings
@@ -101,6 +104,57 @@ def test_a_plan_is_what_happens(tmp_path):
     # Levels 0 and 1 are read as one wave, level 2 as the next.
     assert seen[-1] == (array.size + 10 * 8 * 5,) * 2
     assert [done for done, _ in seen] == sorted({done for done, _ in seen})
+
+
+def one_chunk(path, shape, dtype):
+    with h5py.File(path / "v.h5", "w") as file:
+        voxels = np.random.default_rng(3).integers(0, 60000, shape).astype(dtype)
+        file.create_dataset("v", data=voxels, chunks=shape, compression="gzip", shuffle=True)
+    return path / "v.h5"
+
+
+def one_strip(path, shape, dtype):
+    voxels = np.random.default_rng(3).integers(0, 60000, shape).astype(dtype)
+    tifffile.imwrite(path / "v.tif", voxels[0], compression="zlib", rowsperstrip=shape[1])
+    return path / "v.tif"
+
+
+@pytest.mark.parametrize("window", ["0:60000", "auto"])
+@pytest.mark.parametrize(
+    ("write", "shape", "dtype"),
+    [
+        (one_chunk, (64, 256, 512), np.float32),
+        (one_chunk, (64, 256, 512), np.int16),
+        (one_strip, (1, 3000, 4096), np.uint16),
+    ],
+)
+def test_large_units_of_a_source_are_planned_and_warned_of(tmp_path, write, shape, dtype, window):
+    given, store = write(tmp_path, shape, dtype), tmp_path / "v.ome.zarr"
+    options = {"spacing": "1um", "window": window, "levels": 1}
+    warning = "the source is decoded in units of {} x {} x {} voxels, with which up to".format(
+        *shape
+    )
+    tracemalloc.start()
+    with pytest.warns(UserWarning, match=warning):
+        plan = write_store(given, store, **options, memory_bytes=2**22)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert plan.buffers.unit == shape
+    parts = plan.buffers.slab_bytes + plan.buffers.shard_bytes + plan.buffers.decoding_bytes
+    assert parts == plan.memory_bytes
+    little = 2**24  # the machine's own, and what is worth reading at a time
+    assert plan.memory_bytes / 3 <= peak <= plan.memory_bytes + little
+    # With what the warning asks for there is none, and the bytes are the same.
+    write_store(given, tmp_path / "w.ome.zarr", **options, memory_bytes=plan.memory_bytes)
+    assert read_files(store) == read_files(tmp_path / "w.ome.zarr")
+
+
+def test_units_of_a_few_megabytes_are_planned_as_before(tmp_path):
+    with h5py.File(tmp_path / "v.h5", "w") as file:
+        file.create_dataset("v", data=noise(64, 64, 64), chunks=(32, 64, 64), compression="gzip")
+    plan = write_store(tmp_path / "v.h5", tmp_path / "v.zarr", spacing="1um", dry_run=True)
+    assert (plan.buffers.decoding_bytes, plan.buffers.unit) == (0, None)
+    assert plan.memory_bytes == plan.buffers.slab_bytes + plan.buffers.shard_bytes
 
 
 @pytest.mark.parametrize("where", [(0, 0, 0), (20, 3, 17), (39, 29, 19)])

@@ -100,17 +100,22 @@ class _Job:
             self.location, "", "image", reader.dtype, codec, MeanOfVoxels(),
             counted=self.options.count,
         )  # fmt: skip
+        # Elsewhere each task has a thread of its own.
+        threads = schedule.n_threads() if schedule.is_local() else 1
         tasks = plan_waves(
-            target, self.levels, reader, schedule.n_threads(),
-            schedule.room(self.options.memory_bytes),
-        )  # fmt: skip
-        passes = 1 if self.counted_percentiles is None else 2
+            target, self.levels, reader, threads, schedule.room(self.options.memory_bytes)
+        )
+        passes, counting = 1, 0
+        if self.counted_percentiles is not None:
+            from thc_dask.normalise import counting_bytes
+
+            passes, counting = 2, counting_bytes(self.reader, threads)
         n_table_files = 0
         if self.options.count:
             grid = self.levels[0].grid
             n_table_files = n_files_of_all(grid, table_of_image(grid, ""), self.levels[0].chunk)
         plan = plan_conversion(
-            reader, self.levels, tasks, self.location.url, passes, n_table_files
+            reader, self.levels, tasks, self.location.url, passes, n_table_files, counting
         )  # fmt: skip
         return target, tasks, plan
 

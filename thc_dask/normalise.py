@@ -23,7 +23,7 @@ from thc_dask.kernels.intensity import (
     n_bins,
 )
 from thc_dask.progress import Progress, Standing, tell
-from thc_dask.reader import Reader, pieces
+from thc_dask.reader import Reader, pieces, unit_bytes
 
 TASK_VOX = 2**26  # so that what a task costs besides counting is little
 ROUGH = 2**6  # a window that is this much narrower than the one it is in has few steps of that
@@ -112,6 +112,20 @@ def _steps(reader: Reader, window: Window, progress: Progress | None) -> NDArray
         done += slab.n_vox
         tell(progress, Standing(done, n_vox, read_bytes=done * itemsize, step=STEP))
     return found
+
+
+def counting_bytes(reader: Reader, threads: int) -> int:
+    """Return what threads hold, at most, that count large units of a source; else 0.
+
+    Each has a unit as it is stored, which is no more than its voxels, decoded, as it was asked for,
+    and as it is counted.
+    """
+    n_bytes = unit_bytes(reader)
+    counted = counted_as(reader.dtype)
+    each = 3 * n_bytes
+    if counted != reader.dtype:
+        each += n_bytes // reader.dtype.itemsize * counted.itemsize
+    return min(threads, len(list(_slabs(reader)))) * each if n_bytes else 0
 
 
 def _slabs(reader: Reader) -> Iterator[Extent]:

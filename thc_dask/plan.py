@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 
 from thc_dask.grid import Extent, Um, Vox, blocks
 from thc_dask.kernels.mean import mean
-from thc_dask.reader import Reader, read
+from thc_dask.reader import Reader, read, stored_dtype
 from thc_dask.store.layout import SLABS, Level
 from thc_dask.store.shards import Codec, encode_chunk
-from thc_dask.waves import Tasks, stored_dtype
+from thc_dask.waves import Tasks
 
 LEVEL_FILES = 8  # metadata of the group, the voxels and z, y, x; the coordinates themselves
 STORE_FILES = 4  # the root and its copy, the receipts, the lock
@@ -55,6 +55,10 @@ class Buffers:
     """Planes that are read at a time."""
     n_rows: int
     """Rows of these that are read at a time."""
+    decoding_bytes: int = 0
+    """Large units of the source, stored and decoded, one for each thread that decodes at a time."""
+    unit: Vox | None = None
+    """Voxels (z, y, x) of such a unit; None where what it holds is little."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +108,7 @@ class Plan:
     write_bytes: int
     """Voxels of all levels before compression."""
     memory_bytes: int
-    """Buffers of one process."""
+    """Buffers of one process, and what decoding large units of the source takes."""
     buffers: Buffers
     """What these are."""
     free_bytes: int | None = field(default=None, compare=False)
@@ -115,19 +119,22 @@ class Plan:
 
 def plan_conversion(
     reader: Reader, levels: Sequence[Level], tasks: Tasks, url: str, n_passes: int = 1,
-    n_table_files: int = 0,
+    n_table_files: int = 0, counting_bytes: int = 0,
 ) -> Plan:  # fmt: skip
     """Return what writing these levels will cost.
 
     ``reader`` gives the voxels as they will be stored; ``url`` is where; ``n_table_files`` are
-    those of a table that is made on the way.
+    those of a table that is made on the way, ``counting_bytes`` what counting grey levels holds.
     """
     first = tasks[0][0]
-    largest, boxes = max(((wave, boxes) for wave, boxes in tasks), key=lambda t: t[0].memory_bytes)
+    largest, boxes = max(tasks, key=lambda t: t[0].memory_bytes + t[0].decoding_bytes)
     _, n_y, n_x = boxes[0].shape
     n_planes = min(largest.depth, largest.levels[0].grid.shape[0])
     n_rows = min(largest.rows, n_y)
     slabs = SLABS * n_planes * n_rows * n_x * reader.dtype.itemsize
+    # Grey levels are counted before there is a block.
+    decoding = max(largest.decoding_bytes, counting_bytes - largest.memory_bytes, 0)
+    unit = (largest if largest.decoding_bytes else first).reader.unit if decoding else None
     n_shards = sum(level.n_shards for level in levels)
     stored = stored_dtype(reader)
     return Plan(
@@ -146,8 +153,8 @@ def plan_conversion(
         waste=first.waste,
         read_bytes=reader.grid.n_vox * stored.itemsize * n_passes,
         write_bytes=sum(level.grid.n_vox for level in levels) * reader.dtype.itemsize,
-        memory_bytes=largest.memory_bytes,
-        buffers=Buffers(slabs, largest.memory_bytes - slabs, n_planes, n_rows),
+        memory_bytes=largest.memory_bytes + decoding,
+        buffers=Buffers(slabs, largest.memory_bytes - slabs, n_planes, n_rows, decoding, unit),
         free_bytes=free_bytes(url),
     )
 
@@ -241,10 +248,10 @@ def _like_chunks(voxels: NDArray[np.generic], chunk: Vox) -> Iterator[NDArray[np
 def warn_of_limits(plan: Plan, memory_bytes: int, url: str | os.PathLike[str]) -> None:
     """Warn where the buffers or the store will be larger than what there is for them."""
     if plan.memory_bytes > memory_bytes:
+        need, remedy = _need(plan)
         warnings.warn(
-            f"memory: the smallest blocks of this layout need {_size(plan.memory_bytes)} and "
-            f"{_size(memory_bytes)} were given; give --memory {_size(plan.memory_bytes, up=True)}, "
-            "or a smaller --shard",
+            f"memory: {need} and {_size(memory_bytes)} were given; give --memory "
+            f"{_size(plan.memory_bytes, up=True)}, or {remedy}",
             stacklevel=3,
         )
     wanted = plan.estimate.write_bytes if plan.estimate else 0
@@ -258,11 +265,24 @@ def warn_of_limits(plan: Plan, memory_bytes: int, url: str | os.PathLike[str]) -
 
 def warn_of_workers(plan: Plan, task_bytes: int) -> None:
     """Warn where workers of a cluster have less memory than the smallest blocks need."""
+    need, remedy = _need(plan)
     warnings.warn(
-        f"memory: the smallest blocks of this layout need {_size(plan.memory_bytes)} and workers "
-        f"have {_size(task_bytes)} for each; give them more memory or fewer threads, or a smaller "
-        "--shard",
+        f"memory: {need} and workers have {_size(task_bytes)} for each; give them more memory or "
+        f"fewer threads, or {remedy}",
         stacklevel=3,
+    )
+
+
+def _need(plan: Plan) -> tuple[str, str]:
+    """Return what makes a plan need so much memory, and what would need less."""
+    if plan.buffers.unit is None:
+        need = f"the smallest blocks of this layout need {_size(plan.memory_bytes)}"
+        return need, "a smaller --shard"
+    unit = " x ".join(map(str, plan.buffers.unit))
+    return (
+        f"the source is decoded in units of {unit} voxels, with which up to "
+        f"{_size(plan.memory_bytes)} are held at a time",
+        "a source of smaller chunks, strips or tiles",
     )
 
 

@@ -71,6 +71,22 @@ def fill(reader: Blocks, out: NDArray[Any], start: Vox) -> NDArray[np.int64] | N
 PIECE_BYTES = 2**22  # what is worth reading at a time, and stays in a cache
 
 
+def stored_dtype(reader: Reader) -> np.dtype[Any]:
+    """Return the type of a voxel where the source keeps it, before any view of it."""
+    inner: Any = reader
+    while hasattr(getattr(inner, "source", None), "read_into"):
+        inner = inner.source
+    dtype: np.dtype[Any] = np.dtype(inner.dtype)
+    return dtype
+
+
+def unit_bytes(reader: Reader) -> int:
+    """Return the bytes of a unit's voxels, decoded; 0 where that is little."""
+    units = zip(reader.unit, reader.grid.shape, strict=True)
+    n_bytes = math.prod(min(u, n) for u, n in units) * stored_dtype(reader).itemsize
+    return n_bytes if n_bytes > PIECE_BYTES else 0
+
+
 class _Buffer(threading.local):
     """Memory of each thread that is used again: fresh memory is slow."""
 

@@ -5,14 +5,11 @@ from __future__ import annotations
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
-from typing import Any
-
-import numpy as np
 
 from thc_dask import schedule
 from thc_dask.grid import Extent, Vox, blocks
 from thc_dask.progress import Progress, Standing, tell
-from thc_dask.reader import Reader
+from thc_dask.reader import stored_dtype
 from thc_dask.store.column import Counted
 from thc_dask.store.layout import Level
 from thc_dask.store.shards import shard_key
@@ -53,15 +50,6 @@ def n_bytes(receipts: Sequence[Receipt]) -> int:
 def n_shards(receipts: Sequence[Receipt]) -> int:
     """Return the shards of receipts that are stored."""
     return sum(shard["n_bytes"] > 0 for receipt in receipts for shard in receipt["shards"])
-
-
-def stored_dtype(reader: Reader) -> np.dtype[Any]:
-    """Return the type of a voxel where the source keeps it, before any view of it."""
-    inner: Any = reader
-    while hasattr(getattr(inner, "source", None), "read_into"):
-        inner = inner.source
-    dtype: np.dtype[Any] = np.dtype(inner.dtype)
-    return dtype
 
 
 def run_waves(

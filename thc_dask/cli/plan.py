@@ -61,7 +61,12 @@ def _costs(plan: Plan) -> list[tuple[str, str]]:
         )
     if plan.free_bytes is not None:
         room = f"{short(plan.free_bytes)}B where the store will be"
-    buffers = plan.buffers
+    buffers, decoding = plan.buffers, ""
+    if buffers.unit is not None:
+        decoding = (
+            f", {short(buffers.decoding_bytes)}B to decode the source in units of "
+            f"{times(buffers.unit)} voxels"
+        )
     return [
         ("voxels", f"{times(plan.shape)} of {plan.dtype}, {_um(plan.spacing_um)} um"),
         ("read", f"{short(plan.read_bytes)}B of {plan.source_dtype}, {passes}{decoded}"),
@@ -74,6 +79,6 @@ def _costs(plan: Plan) -> list[tuple[str, str]]:
             "memory",
             f"{short(plan.memory_bytes)}B for each process: {short(buffers.slab_bytes)}B for "
             f"voxels of {buffers.n_planes} planes x {buffers.n_rows} rows at a time, "
-            f"{short(buffers.shard_bytes)}B for open shards",
+            f"{short(buffers.shard_bytes)}B for open shards{decoding}",
         ),
     ]

@@ -8,7 +8,7 @@ neighbour. The first level of the next wave is made from the last level of this 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from thc_dask.errors import RequestError
@@ -165,11 +165,13 @@ class Blocks:
     """What the buffers of one block hold."""
     waste: float
     """Voxels the source decodes over voxels there are; 1 if each is decoded once."""
+    decoding_bytes: int = 0
+    """What is held besides to decode large units of the source."""
 
 
 def plan_blocks(
     level: Level, unit: Vox, itemsize: int, memory_bytes: int, sink_bytes: int = 0,
-    most_columns: int = 2**30,
+    most_columns: int = 2**30, decoding: Callable[[Vox], int] | None = None,
 ) -> Blocks:  # fmt: skip
     """Return the blocks that decode each unit of the source once, if ``memory_bytes`` allows.
 
@@ -177,10 +179,11 @@ def plan_blocks(
     shards along x, because rows are what files hold, and is read one chunk deep at a time. Both
     grow until no unit is cut, or as far as the memory goes: then the smallest waste is taken.
     Of a shard that is being written ``sink_bytes`` are held, and no block may have more than
-    ``most_columns`` shards open at a time.
+    ``most_columns`` shards open at a time. ``decoding`` says what is held besides while so many
+    voxels (z, y, x) are read at a time; where that never fits, blocks are as large as without it.
     """
     shape, shard, chunk = level.grid.shape, level.shard, level.chunk
-    plans: list[tuple[bool, tuple[int, ...], int, float, Vox, int, int]] = []
+    plans: list[tuple[int, tuple[int, ...], int, int, float, Vox, int, int]] = []
     for nz in _counts(shape[0], shard[0]):
         for depth in _depths(nz * shard[0], chunk[0]):
             for ny in _counts(shape[1], shard[1]):
@@ -188,16 +191,18 @@ def plan_blocks(
                     size = (nz * shard[0], ny * shard[1], nx * shard[2])
                     rows = _rows(level, size, depth, unit, itemsize)
                     memory = block_memory(level, size, depth, rows, itemsize, sink_bytes)
+                    held = 0 if decoding is None else decoding((depth, rows, size[2]))
                     waste = _waste(shape, (depth, *size[1:]), unit)
                     # Two per cent of waste are not worth a larger block.
                     cost = (round(waste * 50), -nx, ny, depth, nz)
                     columns = ny * nx * max(1, depth // shard[0])
-                    too_much = memory > memory_bytes or columns > most_columns
-                    plans.append((too_much, cost, memory, waste, size, depth, rows))
+                    too_much = 2 * (memory > memory_bytes or columns > most_columns)
+                    too_much = too_much or int(memory + held > memory_bytes)
+                    plans.append((too_much, cost, memory, held, waste, size, depth, rows))
     # What fits goes by its cost; where nothing fits, the smallest is taken.
-    best = min(plans, key=lambda p: (p[0], p[2] if p[0] else 0, p[1]))
-    _, _, memory, waste, size, depth, rows = best
-    return Blocks(list(blocks(shape, size)), depth, rows, memory, waste)
+    best = min(plans, key=lambda p: (p[0], p[2] if p[0] == 2 else 0, p[1]))
+    _, _, memory, held, waste, size, depth, rows = best
+    return Blocks(list(blocks(shape, size)), depth, rows, memory, waste, held)
 
 
 def _counts(n: int, shard: int) -> list[int]:

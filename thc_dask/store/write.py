@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from thc_dask.grid import Extent, Vox, blocks
-from thc_dask.reader import Reader, fill
+from thc_dask.reader import Reader, fill, stored_dtype, unit_bytes
 from thc_dask.retry import FILES, Attempts
 from thc_dask.store.column import Column, Counted, Spare, Tally
 from thc_dask.store.filesink import most_open
@@ -30,6 +30,8 @@ from thc_dask.store.target import Receipt, Target, halved_reader, place_of
 MOST_COMMITS = 24  # finished columns that may wait for the disk
 WAITING_BYTES = 2**27  # what these may hold, where a store takes its shards in one piece
 UNITS_PER_THREAD = 2  # tasks that a slab is compressed by
+# What a voxel becomes on its way to 8 bit, by its type: `views.EightBit`.
+CAST_BYTES = {"float32": 0, "float64": 0, "uint16": 0, "float16": 4, "int16": 4, "int8": 4}
 # Columns that are made safe at a time: far away most of it is waiting; near, one flush of the disk
 # serves several, and more threads wait for one another.
 FAR_COMMITS, NEAR_COMMITS = 12, 4
@@ -51,6 +53,8 @@ class Wave:
     """What the buffers of one block hold."""
     waste: float = 1.0
     """How often each voxel of the source is decoded."""
+    decoding_bytes: int = 0
+    """What threads hold besides that decode large units of the source."""
     done: frozenset[Vox] = frozenset()
     """Columns that an earlier run has finished."""
     kept: tuple[Receipt, ...] = ()
@@ -224,6 +228,7 @@ class _Job:
             self._buffers[0] = np.empty(extent.n_vox, self._wave.reader.dtype)
         voxels = self._buffers[0][: extent.n_vox].reshape(extent.shape)
         z, y, x = extent.start
+        size = _part(extent, self._wave.reader.unit, self._wave.threads)
         parts = [
             self._pool.submit(
                 fill,
@@ -231,21 +236,9 @@ class _Job:
                 voxels[part.slices],
                 (z + part.start[0], y + part.start[1], x),
             )
-            for part in self._parts(extent)
+            for part in blocks(extent.shape, size)
         ]
         self._reading.append(_Slab(box, extent, voxels, parts))
-
-    def _parts(self, slab: Extent) -> Iterator[Extent]:
-        """Yield boxes of a slab that threads read side by side; no unit of the source is cut."""
-        wanted = 2 * self._wave.threads
-        size = list(slab.shape)
-        for axis in (0, 1):
-            n, u = slab.shape[axis], self._wave.reader.unit[axis]
-            # Where a slab does not begin with a unit, a cut would fall into one.
-            if u < n and slab.start[axis] % u == 0:
-                size[axis] = math.ceil(n / wanted / u) * u
-                break
-        return iter(blocks(slab.shape, size))
 
     def _unit(
         self, columns: Sequence[Column], slab: _Slab, tally: Tally | None,
@@ -287,6 +280,45 @@ class _Job:
         return self._commits.pop(0).result()
 
 
+def _part(slab: Extent, unit: Vox, threads: int) -> Vox:
+    """Return the size of boxes of a slab that are read side by side, cutting no unit."""
+    wanted = 2 * threads
+    size = list(slab.shape)
+    for axis in (0, 1):
+        n, u = slab.shape[axis], unit[axis]
+        # Where a slab does not begin with a unit, a cut would fall into one.
+        if u < n and slab.start[axis] % u == 0:
+            size[axis] = math.ceil(n / wanted / u) * u
+            break
+    z, y, x = size
+    return z, y, x
+
+
+@dataclass(frozen=True)
+class _Decoding:
+    """What threads hold, at most, that decode large units of a source, by what is read at a time.
+
+    Each has a unit as it is stored, which is no more than its voxels, and decoded; where voxels
+    become others, also those that it was asked for.
+    """
+
+    reader: Reader
+    threads: int
+
+    def __call__(self, sizes: Vox) -> int:
+        unit, shape = self.reader.unit, self.reader.grid.shape
+        z, y, x = (min(s, n) for s, n in zip(sizes, shape, strict=True))
+        part = _part(Extent((0, 0, 0), (z, y, x)), unit, self.threads)
+        n_parts = -(-z // part[0]) * -(-y // part[1])
+        stored, asked = stored_dtype(self.reader), 0
+        if stored != self.reader.dtype:
+            n_vox = math.prod(min(n, u) for n, u in zip(part, unit, strict=True))
+            asked = n_vox * (stored.itemsize + CAST_BYTES.get(stored.name, 8))
+        # While a slab is compressed the others are read.
+        at_once = min(self.threads, (SLABS - 1) * n_parts)
+        return at_once * (2 * unit_bytes(self.reader) + asked)
+
+
 def _held_bytes(target: Target, levels: Sequence[Level]) -> int:
     """Return what a column that is being made holds: of open shards, and its counts."""
     sizes = (math.prod(level.shard) * target.dtype.itemsize for level in levels)
@@ -305,9 +337,10 @@ def plan_waves(
     planned = []
     for run in waves(levels):
         source = reader if run[0].wave == 0 else halved_reader(target, levels, run[0].wave)
+        decoding = _Decoding(source, threads) if unit_bytes(source) else None
         plan = plan_blocks(
             run[0], source.unit, target.dtype.itemsize, memory_bytes, _held_bytes(target, run),
-            most_open() // len(run),
+            most_open() // len(run), decoding,
         )  # fmt: skip
         boxes = plan.boxes
         if wanted is not None:
@@ -315,7 +348,7 @@ def plan_waves(
             boxes = [b for b in boxes if any(b.intersect(e).n_vox for e in near)]
         wave = Wave(
             target, tuple(run), source, plan.depth, plan.rows, threads, plan.memory_bytes,
-            plan.waste,
+            plan.waste, plan.decoding_bytes,
         )  # fmt: skip
         planned.append((wave, boxes))
     return planned
