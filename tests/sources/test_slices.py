@@ -179,18 +179,28 @@ def test_strips_out_of_order(tmp_path):
 
 def test_one_bit_is_zero_and_one(tmp_path):
     mask = volume((2, 9, 13)) > 127
-    write_slices(tmp_path / "plain", mask)
-    write_slices(tmp_path / "packed", mask, compression="zlib")
+    write_slices(tmp_path / "plain", mask, photometric="minisblack")
+    write_slices(tmp_path / "packed", mask, compression="zlib", photometric="minisblack")
     for name in ("plain", "packed"):
         stack = open_slices(tmp_path / name, UM)
         assert stack.dtype == np.uint8
         np.testing.assert_array_equal(whole(stack), mask.astype("u1"))
 
 
-def test_white_is_zero_is_not_inverted(tmp_path):
-    array = volume((1, 5, 7))
-    write_slices(tmp_path / "a", array, photometric="miniswhite")
-    np.testing.assert_array_equal(whole(open_slices(tmp_path / "a", UM)), array)
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"photometric": "miniswhite"}, r"viewers show 0 as white \(TIFF WhiteIsZero\)"),
+        ({"extratags": [(274, "H", 1, 4, True)]}, r"turn or mirror them \(TIFF Orientation 4\)"),
+    ],
+)
+def test_voxels_are_as_stored_and_that_viewers_differ_is_said_once(tmp_path, options, said):
+    array = volume((3, 5, 6))
+    write_slices(tmp_path / "a", array, **options)
+    with pytest.warns(UserWarning, match=said) as warned:
+        slices = open_slices(tmp_path / "a", UM)
+    assert len({str(w.message) for w in warned}) == 1
+    np.testing.assert_array_equal(whole(slices), array)
 
 
 def test_segments_never_written(tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -102,6 +103,7 @@ class Twin:
         return (file, self.pages) if ends == (self.head, self.tail) else None
 
 
+ORIENTATION, WHITE_IS_ZERO = 274, 0  # a tag, and a value of PhotometricInterpretation
 TWIN_BYTES = 2**16  # beside pixels: more is read tag by tag
 
 
@@ -141,7 +143,7 @@ def _describe_tiff(file: File) -> list[Page]:
             _check_chain(file, tif, len(pages))
             described = [_describe_page(file, page) for page in pages]
             n = _n_planes(file, tif, pages)
-    except (ThcError, OSError):
+    except (ThcError, OSError, UserWarning):
         raise
     except Exception as error:  # a damaged header can fail anywhere in the parser
         reason = " ".join(str(error).split()) or type(error).__name__
@@ -188,6 +190,7 @@ def _describe_page(file: File, page: Any) -> Page:
             f"slices: {name} holds {page.shape} pixels of {page.bitspersample} bits, sample format "
             f"{int(page.sampleformat)}; allowed: integers and floats, at least one pixel"
         )
+    _warn_of_looks(os.path.dirname(file.path), page)
     levels = _grey_levels(name, page)
     if page.is_contiguous and page.is_final and levels is None:
         plain = Layout(page.dtype.newbyteorder(page.parent.byteorder))
@@ -204,6 +207,23 @@ def _describe_page(file: File, page: Any) -> Page:
     if len(table) != math.ceil(y / segment[0]) * math.ceil(x / segment[1]):
         raise DataError(f"slices: {name} lists {len(table)} strips or tiles, too few or too many")
     return Page(page.shape, dtype, layout, table)
+
+
+def _warn_of_looks(folder: str, page: Any) -> None:
+    """Warn where viewers show a page otherwise than its pixels are stored; once for a folder."""
+    turned = page.tags.valueof(ORIENTATION, 1)
+    if turned != 1:
+        warnings.warn(
+            f"slices in {folder or '.'}: viewers turn or mirror them (TIFF Orientation {turned}); "
+            "voxels are taken as they are stored",
+            stacklevel=2,
+        )
+    if page.photometric == WHITE_IS_ZERO:
+        warnings.warn(
+            f"slices in {folder or '.'}: viewers show 0 as white (TIFF WhiteIsZero); grey levels "
+            "are taken as they are stored",
+            stacklevel=2,
+        )
 
 
 def _grey_levels(name: str, page: Any) -> bytes | None:
