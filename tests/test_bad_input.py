@@ -427,7 +427,7 @@ def test_unknown_label_set(fails, ready, command, option):
 
 def test_label_sets_of_one_kind(fails, ready):
     line = fails(2, "fractions", ready, "--of", "roi", "--by", "roi")
-    assert "both are label sets of regions; give --of a set of structures" in line
+    assert "both are label sets of regions; give a set of structures as of (--of)" in line
 
 
 @pytest.mark.parametrize("command", ["count", "histogram", "figures", "report"])
