@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from tests.assertions import mean_pyramid, new_store, read_files, read_voxels
 from tests.strategies import Watched, source, volumes
-from thc_dask import convert, labels, open_volume, verify
+from thc_dask import convert, labels, open_source, open_volume, verify
 from thc_dask.convert import write_store
 from thc_dask.errors import DataError, ExistsError, RequestError, UnfinishedError
 from thc_dask.grid import Box, Grid
@@ -289,6 +289,19 @@ def test_a_store_does_not_replace_its_own_source(tmp_path, made_from, store):
     with pytest.raises(RequestError, match="would replace its own source"):
         convert(made_from.format(tmp_path), store.format(tmp_path), overwrite=True, **SMALL)
     assert (read_files(tmp_path), read_files("memory://nest/v.ome.zarr")) == before
+
+
+@pytest.mark.parametrize("opened", [open_source, lambda path: open_volume(path)["0/image"]])
+@pytest.mark.parametrize("made", [lambda array: array, lambda array: array // 2])
+def test_a_store_does_not_replace_what_an_array_is_computed_from(tmp_path, opened, made):
+    path = str(tmp_path / "v.ome.zarr")
+    convert(source(noise(20, 20, 20)), path, **SMALL)
+    before, array = read_files(path), made(opened(path))
+    with pytest.raises(RequestError, match="would replace its own source"):
+        convert(array, path, overwrite=True, **SMALL)
+    assert read_files(path) == before
+    convert(array, tmp_path / "other.ome.zarr", **SMALL)
+    np.testing.assert_array_equal(read_voxels(tmp_path / "other.ome.zarr", "0/image"), array)
 
 
 def test_what_somebody_put_into_a_store_stays(tmp_path):

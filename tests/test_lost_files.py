@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 
-from thc_dask import convert, histogram, interpolate, labels, summary
+from thc_dask import convert, histogram, interpolate, labels, open_source, summary
 from thc_dask.count import write_counts
 from thc_dask.errors import DataError
 from thc_dask.grid import Box
@@ -97,7 +97,7 @@ def test_a_store_that_lacks_a_shard_is_no_source(store, tmp_path):
     (tmp_path / "m.json").write_text('{"tiles": [{"path": "v.ome.zarr", "offset": [0, 0, 0]}]}')
     files_of(store / "0/image/c")[0].unlink()
     files_of(store / "labels/roi/0/roi/c")[0].unlink()
-    for source in (store, f"{store}/0/image", tmp_path / "m.json"):
+    for source in (store, f"{store}/0/image", tmp_path / "m.json", open_source(store)):
         with pytest.raises(DataError, match=r"source .*0/image/c/0/0/0 is missing; run thc verify"):
             convert(source, made, **SIZES)
         assert not made.exists()

@@ -2,13 +2,14 @@
 
 import warnings
 
+import h5py
 import numpy as np
 import pytest
 import tifffile
 
 from tests.assertions import known_mask, read_voxels
 from tests.strategies import source
-from thc_dask import convert, labels
+from thc_dask import convert, labels, open_source
 from thc_dask.convert import write_store
 from thc_dask.errors import RequestError
 from thc_dask.grid import Box, Extent
@@ -46,11 +47,12 @@ def assert_lies_right(store, known):
     assert known > 0
 
 
+@pytest.mark.parametrize("place", ["", "/0/image", "#level=0"])
 @pytest.mark.parametrize("crop", [None, CROP])
 @pytest.mark.parametrize("flip", ["", "z", "zx", "y"])
-def test_labels_beside_the_source_are_turned_and_cut_with_it(scan, tmp_path, flip, crop):
+def test_labels_beside_the_source_are_turned_and_cut_with_it(scan, tmp_path, flip, crop, place):
     store = str(tmp_path / "v.ome.zarr")
-    write_store(scan[0], store, flip=flip, crop=crop, **SMALL)
+    write_store(f"{scan[0]}{place}", store, flip=flip, crop=crop, **SMALL)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         labels(f"{scan[0]}/labels/roi", store)
@@ -58,6 +60,42 @@ def test_labels_beside_the_source_are_turned_and_cut_with_it(scan, tmp_path, fli
     first = round((Store(store).grid.origin_um[0] - ORIGIN[0]) / UM[0])
     held = [n if "z" not in flip else SHAPE[0] - 1 - n for n in PLANES]
     assert_lies_right(store, sum(first <= n < first + z for n in held) * y * x)
+
+
+@pytest.mark.parametrize("told", [True, False])
+@pytest.mark.parametrize("crop", [None, Box((1.0, 4.0, 3.0), (14.1, 11.0, 9.0))])
+@pytest.mark.parametrize("flip", ["", "zx"])
+@pytest.mark.parametrize("shape", [(12, 12, 12), (13, 12, 15)])
+@pytest.mark.parametrize("order", ["yxz", "xyz"])
+def test_labels_beside_a_source_in_another_order_are_put_in_that(
+    tmp_path, order, shape, flip, crop, told
+):
+    image = np.random.default_rng(8).integers(0, 256, shape, np.uint8)
+    scan, store = str(tmp_path / "scan.ome.zarr"), str(tmp_path / "v.ome.zarr")
+    write_store(source(image, (1.0, 1.0, 1.0)), scan, **SMALL)
+    known = [Extent((3, 0, 2), (5, 12, 9)), Extent((7, 4, 0), (8, 6, 12))]
+    labels(source(image), scan, "roi", CODES, extents=known)
+    write_store(scan, store, order=order, flip=flip, crop=crop, **SMALL)
+    labels(f"{scan}/labels/roi", store, **({"order": order, "flip": flip} if told else {}))
+    mask = known_mask(shape, known).transpose([order.index(axis) for axis in "zyx"])
+    mask = mask[tuple(slice(None, None, -1 if axis in flip else 1) for axis in "zyx")]
+    first = tuple(round(t) for t in Store(store).grid.origin_um)
+    shown = Extent(first, tuple(a + n for a, n in zip(first, Store(store).grid.shape, strict=True)))
+    assert_lies_right(store, int(mask[shown.slices].sum()))
+
+
+@pytest.mark.parametrize("flip", ["", "x"])
+def test_labels_of_another_image_of_a_collection_are_their_own(scan, tmp_path, flip):
+    """Only what lies below an image is known to lie as it does."""
+    other = tmp_path / "all.zarr/other.ome.zarr"
+    for path in (tmp_path / "all.zarr/scan.ome.zarr", other):
+        write_store(source(IMAGE, UM, ORIGIN), path, **SMALL)
+    labels(source(IMAGE), other, "roi", CODES)
+    store = tmp_path / "v.ome.zarr"
+    write_store(tmp_path / "all.zarr/scan.ome.zarr", store, flip=flip, **SMALL)
+    with pytest.warns(UserWarning, match="--flip x") if flip else warnings.catch_warnings():
+        labels(other / "labels/roi", store)
+    np.testing.assert_array_equal(read_voxels(store, "labels/roi/0/roi"), IMAGE)
 
 
 @pytest.mark.parametrize("crop", [None, CROP])
@@ -103,6 +141,17 @@ def test_it_is_said_that_a_volume_was_turned(scan, tmp_path):
     np.testing.assert_array_equal(read_voxels(store, "labels/same/0/same"), cube)
 
 
+def test_sources_whose_axes_have_names_need_no_order(tmp_path):
+    with h5py.File(tmp_path / "v.h5", "w") as file:
+        for name in ("image", "roi"):
+            file[name] = IMAGE
+            file[name].attrs["axes"] = "x:y:z"
+    store = str(tmp_path / "v.ome.zarr")
+    write_store(f"{tmp_path}/v.h5:image", store, spacing="1um", **SMALL)
+    labels(f"{tmp_path}/v.h5:roi", store, "roi", CODES)  # warnings are errors
+    assert_lies_right(store, IMAGE.size)
+
+
 @pytest.mark.parametrize("named", ["labels/roi#level=1", "labels/roi/1/roi"])
 def test_a_coarser_level_is_known_where_the_finest_is(scan, tmp_path, named):
     store = str(tmp_path / "v.ome.zarr")
@@ -123,6 +172,8 @@ def test_a_label_set_is_not_made_of_itself(scan, tmp_path):
             RequestError, match=r"would replace its own source; give another --name"
         ):
             labels(f"{store}/{name}", store, "roi", CODES, overwrite=True)
+    with pytest.raises(RequestError, match=r"would replace its own source"):
+        labels(open_source(f"{store}/labels/roi"), store, "roi", CODES, overwrite=True)
     labels(f"{store}/labels/roi", store, "copy")
     np.testing.assert_array_equal(
         read_voxels(store, "labels/copy/0/copy"), read_voxels(store, "labels/roi/0/roi")

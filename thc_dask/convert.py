@@ -18,7 +18,14 @@ from thc_dask.imagetable import ImageTable
 from thc_dask.kernels.mean import compile_mean
 from thc_dask.options import MEMORY_BYTES as MEMORY_BYTES
 from thc_dask.options import Conversion, wanted
-from thc_dask.origin import check_complete, identity, inmost, is_within, places_of
+from thc_dask.origin import (
+    check_complete,
+    identity,
+    inmost,
+    is_within,
+    places_of,
+    whereabout,
+)
 from thc_dask.pairs import IMAGE, table_of_image
 from thc_dask.plan import (
     Plan,
@@ -178,7 +185,8 @@ def carry_out(
     record["normalisation"] = normalisation
     with location.lock():
         if begun is None:
-            begin(location, {**record, "plan": asdict(plan)}, options.overwrite)
+            asked = {"place": _place_of(record), "plan": asdict(plan)}
+            begin(location, record | asked, options.overwrite)
         else:
             go_on(location)
             tasks = unfinished(tasks)
@@ -343,11 +351,21 @@ def _layout(grid: Grid, levels: int, chunk: Vox, shard: Vox) -> dict[str, Any]:
     }
 
 
+def _place_of(record: dict[str, Any]) -> str:
+    """Return where a source is, in one way of writing it: it may be named otherwise the next time.
+
+    Of a relative path that is where it is from here.
+    """
+    return whereabout(str(inmost(record["provenance"]).get("location", "")))
+
+
 def _same(url: str, begun: dict[str, Any], wanted: dict[str, Any]) -> None:
     """Raise RequestError where a conversion that began is not the one that is asked for now."""
+    in_place = begun.get("place", _place_of(begun)) == _place_of(wanted)
     for what in ("provenance", "layout", "options", "software"):
-        before, now = begun.get(what), wanted[what]
-        if what == "provenance" and before is not None:
+        before: Any = begun.get(what)
+        now: Any = wanted[what]
+        if what == "provenance" and in_place:
             before, now = identity(before), identity(now)
         if before == now:
             continue

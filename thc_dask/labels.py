@@ -19,11 +19,14 @@ from thc_dask.origin import (
     flipped,
     inmost,
     is_reordered,
+    is_same_place,
     is_within,
     orientation_of,
+    places_of,
+    reordered,
     seen_of,
 )
-from thc_dask.placement import Added, Laid, Placed, flip_of, offset_of, place, turned
+from thc_dask.placement import Added, Laid, Placed, offset_of, place, turn_of, turned
 from thc_dask.progress import Progress
 from thc_dask.reader import Reader
 from thc_dask.schemes import Scheme, find_scheme
@@ -81,15 +84,16 @@ def write_labels(
         if old is None:
             check_free(opened, name, overwrite or again)
         called = _called(source)
-        if old is None:
-            _check_apart(source, opened, name, called)
         reader = open_reader(source, opened.grid.spacing_um, order)
-        check_complete(reader)
-        turn = flip
         if order is None and flip is None:
             reader = turned(reader, opened, called)
-            turn = flip_of(reader, opened, called)
-        reader = reorder(reader, flip=turn or "")
+            order, flip = turn_of(reader, opened, called)
+            if order is not None:
+                reader = open_reader(source, opened.grid.spacing_um, order)
+        check_complete(reader)
+        if old is None:
+            _check_apart(reader, opened, name, called)
+        reader = reorder(reader, flip=flip or "")
         if reader.dtype.kind not in "bui":
             raise RequestError(
                 f"labels {called}: voxels are {reader.dtype.name}; labels are whole numbers"
@@ -97,10 +101,12 @@ def write_labels(
         own = planes is None and extents is None and offset is None
         if own:
             extents = _known_at_source(source, reader, rules)
-            offset = _own_place(source, reader, opened, order, turn, called)
+            offset = _own_place(source, reader, opened, order, flip, called)
             if extents is None and said.extents is not None:
-                known = (flipped(e, reader.grid.shape, turn or "") for e in said.extents)
-                extents = [e.shift(offset or (0, 0, 0)) for e in known]
+                known = (reordered(e, order or "zyx") for e in said.extents)
+                extents = [flipped(e, reader.grid.shape, flip or "") for e in known]
+            if extents is not None:
+                extents = [e.shift(offset or (0, 0, 0)) for e in extents]
         dtype = np.dtype(np.uint8 if rules.codes[-1] < 256 else np.uint16)
         # Labels of all of a source of which the volume shows a part.
         clip = own and opened.thc["provenance"]["kind"] == "cropped"
@@ -183,22 +189,25 @@ def _said(source: Any) -> Described:
     return Described(None, None)
 
 
-def _check_apart(source: Any, volume: Store, name: str, called: str) -> None:
+def _check_apart(reader: Reader, volume: Store, name: str, called: str) -> None:
     """Raise RequestError where a label set would be made of itself: what it was made of is lost."""
-    if isinstance(source, str | os.PathLike) and is_within(source, f"{volume.url}/labels/{name}"):
+    own = f"{volume.url}/labels/{name}"
+    if any(is_within(place, own) for place in places_of(reader)):
         raise RequestError(f"labels {called}: it would replace its own source; give another --name")
 
 
 def _own_place(
-    source: Any, reader: Reader, volume: Store, order: str | None, turn: str | None, called: str
+    source: Any, reader: Reader, volume: Store, order: str | None, flip: str | None, called: str
 ) -> Vox | None:
     """Return where labels say they lie, if they and the volume speak of the same space.
 
     OME-Zarr and precomputed volumes always do; medical images where the volume was one, and their
-    axes are the same. ``turn`` are the axes of the labels that were turned round.
+    axes are the same; and what lies beside the volume's source. ``order`` and ``flip`` are what
+    was done to the labels' axes.
     """
     image, points = volume.thc["provenance"], orientation_of(reader.provenance)
-    if inmost(reader.provenance)["kind"] not in ("zarr", "precomputed"):
+    beside = is_same_place(reader.provenance, image)
+    if not beside and inmost(reader.provenance)["kind"] not in ("zarr", "precomputed"):
         # Axes that were turned round say no longer where their first voxel is.
         knows = points is not None and points == orientation_of(image)
         if not knows or is_reordered(image) or is_reordered(reader.provenance):
@@ -208,11 +217,11 @@ def _own_place(
     except RequestError:  # it knows no voxel size
         return None
     seen = seen_of(image)
-    if own.shape != volume.grid.shape and seen is not None and set(turn or "") == set(seen.flip):
+    if own.shape != volume.grid.shape and seen is not None and set(flip or "") == set(seen.flip):
         first = offset_of(own, seen.grid(volume.grid), called) or (0, 0, 0)
         z, y, x = (a + n for a, n in zip(first, own.shape, strict=True))
         return seen.to_volume(Extent(first, (z, y, x))).start
-    if turn and own.shape != volume.grid.shape:
+    if flip and own.shape != volume.grid.shape:
         return None
     return offset_of(own, volume.grid, called)
 

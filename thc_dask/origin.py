@@ -13,29 +13,31 @@ from thc_dask import views
 from thc_dask.errors import DataError, MissingError, RequestError, ThcError
 from thc_dask.grid import AXES, OPPOSITE, Extent, Grid, Vox, parse_extent
 from thc_dask.reader import Reader
+from thc_dask.remote import is_remote
 from thc_dask.sources import open_reader
 from thc_dask.sources.omezarr.nodes import full_url, split
-from thc_dask.store.read import Store
+from thc_dask.store.read import Store, stores_behind
 
 LOOKS = 16  # shards that are looked for side by side
 OURS = re.compile(r"(?P<root>.*)/(?P<path>\d+/image|(?P<set>labels/(?P<name>[^/]+))/\d+/(?P=name))")
 
 RELATIVE = "a path from the folder that the conversion ran in"
+GIVE = "give --source with where that is now"
 
 
-def reopen(provenance: dict[str, Any], source: Any = None) -> Reader:
+def reopen(provenance: dict[str, Any], source: Any = None, remedy: str = GIVE) -> Reader:
     """Return a reader of the very voxels that ``provenance`` describes.
 
     ``source`` is used instead of the recorded location: for a source that has moved, or that was
     an array in memory. Its place, names and times may be others; whether its voxels are the same
-    is for the caller to prove.
+    is for the caller to prove. ``remedy`` is what to do where there is nothing.
 
     Raises
     ------
     RequestError
         The source cannot be opened again, or is no longer what it was.
     """
-    reader = _open(provenance, source)
+    reader = _open(provenance, source, remedy)
     now, then = reader.provenance, provenance
     if source is not None:
         now, then = _lasting(now), _lasting(then)
@@ -78,10 +80,9 @@ def _lasting(provenance: dict[str, Any]) -> dict[str, Any]:
 
 
 def identity(provenance: dict[str, Any]) -> dict[str, Any]:
-    """Return what tells a source from others, whichever way it was named.
+    """Return what tells a source from others in the same place, whichever way that was named.
 
-    Where there is a fingerprint of its files their place tells nothing more. Behind an address it
-    may be of a description only, so what was named stays part of it.
+    Behind an address a fingerprint may be of a description only: what was named stays part of it.
 
     >>> npy = {"kind": "npy", "location": "v/../a.npy", "fingerprint": "5e02"}
     >>> identity({"kind": "cropped", "source": npy})
@@ -158,6 +159,17 @@ def flipped(box: Extent, shape: Vox, flip: str) -> Extent:
     return Extent((z, y, x), (z1, y1, x1))
 
 
+def reordered(box: Extent, order: str) -> Extent:
+    """Return a box of an array whose axes are named by ``order``, as they are named z, y, x.
+
+    >>> str(reordered(Extent((1, 2, 3), (4, 5, 6)), "xyz"))
+    '3:6,2:5,1:4'
+    """
+    z, y, x = (order.index(axis) for axis in AXES)
+    a, b = box.start, box.stop
+    return Extent((a[z], a[y], a[x]), (b[z], b[y], b[x]))
+
+
 def seen_of(provenance: dict[str, Any]) -> Seen | None:
     """Return what of its source a volume shows; None where the record does not tell.
 
@@ -196,49 +208,61 @@ def order_of(provenance: dict[str, Any]) -> str:
 
 
 def is_same_place(labels: dict[str, Any], image: dict[str, Any]) -> bool:
-    """Return whether labels come from just where an image does: one OME-Zarr, or one experiment.
+    """Return whether labels come from beside an image: of one OME-Zarr image, or one experiment.
 
-    >>> image = {"kind": "zarr", "location": "v.ome.zarr"}
-    >>> is_same_place({"kind": "zarr", "location": "v.ome.zarr/labels/roi"}, image)
+    >>> image = {"kind": "zarr", "location": "v.zarr", "array": "0/image"}
+    >>> is_same_place({"kind": "zarr", "location": "v.zarr/labels/roi"}, image)
     True
     """
     one, other = inmost(labels), inmost(image)
-    if one["kind"] != other["kind"]:
+    if one["kind"] != other["kind"] or one["kind"] not in ("zarr", "bossdb", "phantom"):
         return False
     if one["kind"] == "phantom":
         return all(one[k] == other[k] for k in ("shape", "seed", "spacing_um"))
-    places = (str(p.get("location", "")) for p in (one, other))
+    here, there = (whereabout(str(p.get("location", ""))) for p in (one, other))
     if one["kind"] == "bossdb":
-        here, there = (place.rsplit("/", 1)[0] for place in places)
-        return here == there
-    here, there = (re.match(r".*?\.zarr(?=[/#?]|$)|", place, re.IGNORECASE)[0] for place in places)  # type: ignore[index]
-    return one["kind"] == "zarr" and bool(here) and full_url(here) == full_url(there)
+        return here.rsplit("/", 1)[0] == there.rsplit("/", 1)[0]
+    group, _, _ = here.rpartition("/labels/")
+    level = f"{there}/{other.get('array', '')}".rstrip("/").removeprefix(f"{group}/")
+    return bool(group) and re.fullmatch(r"s?\d+(/[^/]+)?", level) is not None
 
 
-def places_of(reader: Any) -> Iterator[str]:
+def places_of(reader: Reader) -> Iterator[str]:
     """Yield the folders, files and addresses that a reader reads, those of views and tiles too."""
-    if isinstance(getattr(reader, "provenance", {}).get("source"), dict):
-        yield from places_of(reader.source)
+    if isinstance(reader.provenance.get("source"), dict):
+        yield from places_of(reader.source)  # type: ignore[attr-defined]
         return
     for tile in getattr(reader, "tiles", ()):
         yield from places_of(tile.reader)
-    place = getattr(reader, "url", None) or getattr(reader, "provenance", {}).get("location")
+    array = getattr(reader, "array", None)
+    if array is not None:
+        yield from stores_behind(array)
+    made_from = inmost(reader.provenance.get("made_from", reader.provenance))
+    place = getattr(reader, "url", None) or made_from.get("location")
     if isinstance(place, str):
         yield place
 
 
-def check_complete(reader: Any) -> None:
+def check_complete(reader: Reader) -> None:
     """Raise DataError where a source that is a store of ours lacks a shard.
 
     To readers of zarr a shard that is not there is one of zeros; receipts know better.
     """
-    provenance = getattr(reader, "provenance", {})
-    if isinstance(provenance.get("source"), dict):
-        check_complete(reader.source)
+    if isinstance(reader.provenance.get("source"), dict):
+        check_complete(reader.source)  # type: ignore[attr-defined]
+        return
     for tile in getattr(reader, "tiles", ()):
         check_complete(tile.reader)
+    made_from = inmost(reader.provenance.get("made_from", reader.provenance))
+    if made_from["kind"] != "zarr":
+        return
+    if not hasattr(reader, "url"):  # an array that was opened as a source
+        try:
+            reader = _open(made_from, None)
+        except ThcError:
+            return  # what it still has of that says what is wrong
     found = OURS.fullmatch(str(getattr(reader, "url", "")))
-    if provenance.get("kind") != "zarr" or found is None:
+    if found is None:
         return
     try:
         store = Store(found["root"])
@@ -247,13 +271,17 @@ def check_complete(reader: Any) -> None:
     top = f"{found['path']}/c/"
     named = store.book(found["set"] or "image").sound(store.location)
     named = {key: receipt for key, receipt in named.items() if key.startswith(top)}
-    with ThreadPoolExecutor(LOOKS) as pool:  # elsewhere all of this is waiting
-        sizes = zip(named, pool.map(store.location.size, named), strict=True)
-        for key, size in sizes:
-            if size is None:
-                raise DataError(
-                    f"source {store.url}/{key} is missing; run thc verify --repair on that store"
-                )
+    if is_remote(store.url):
+        there = set(store.location.keys(found["path"]))
+    else:
+        with ThreadPoolExecutor(LOOKS) as pool:  # on the web all of this is waiting
+            sizes = zip(named, pool.map(store.location.size, named), strict=True)
+            there = {key for key, size in sizes if size is not None}
+    for key in named:
+        if key not in there:
+            raise DataError(
+                f"source {store.url}/{key} is missing; run thc verify --repair on that store"
+            )
 
 
 def is_within(place: str | os.PathLike[str], folder: str | os.PathLike[str]) -> bool:
@@ -262,11 +290,12 @@ def is_within(place: str | os.PathLike[str], folder: str | os.PathLike[str]) -> 
     >>> is_within("file:///a/v.ome.zarr#level=1", "/a/v.ome.zarr"), is_within("/a/v.tif", "/a/v")
     (True, False)
     """
-    inner, outer = (_plain(text) for text in (place, folder))
+    inner, outer = (whereabout(text) for text in (place, folder))
     return inner == outer or inner.startswith(f"{outer.rstrip('/')}/")
 
 
-def _plain(place: str | os.PathLike[str]) -> str:
+def whereabout(place: str | os.PathLike[str]) -> str:
+    """Return a path or URL in one way of writing it."""
     url = full_url(split(place)[0]).rstrip("/") or "/"
     return url if "://" in url else os.path.realpath(url)
 
@@ -290,13 +319,13 @@ def orientation_of(provenance: dict[str, Any]) -> str | None:
     return "".join(OPPOSITE[ends[a]] if a in provenance["flip"] else ends[a] for a in "xyz")
 
 
-def _open(provenance: dict[str, Any], source: Any) -> Reader:
+def _open(provenance: dict[str, Any], source: Any, remedy: str = GIVE) -> Reader:
     kind = provenance["kind"]
     if kind == "reordered":
-        inner = _open(provenance["source"], source)
+        inner = _open(provenance["source"], source, remedy)
         return views.reorder(inner, provenance["order"], provenance["flip"])
     if kind == "cropped":
-        inner = _open(provenance["source"], source)
+        inner = _open(provenance["source"], source, remedy)
         return views.Cropped(inner, parse_extent(provenance["extent"]))
     if source is not None:
         return open_reader(source, (1.0, 1.0, 1.0), "zyx")
@@ -317,8 +346,7 @@ def _open(provenance: dict[str, Any], source: Any) -> Reader:
         reason = str(error).partition(";")[0]
         elsewhere = f", {RELATIVE}" if _is_relative(provenance) else ""
         raise MissingError(
-            f"{reason}; the store was made from {provenance['location']}{elsewhere}: give --source "
-            "with where that is now"
+            f"{reason}; the store was made from {provenance['location']}{elsewhere}: {remedy}"
         ) from error
 
 
@@ -327,5 +355,11 @@ def eight_bit(reader: Reader, normalisation: dict[str, Any] | None) -> Reader:
     if normalisation is None:
         return reader
     from thc_dask.kernels.intensity import Window
+    from thc_dask.normalise import RULE
 
+    if normalisation["rule"] != RULE:
+        raise RequestError(
+            "the store's voxels became 8 bit by another rule, that of an earlier version, and "
+            "cannot be made again: convert anew"
+        )
     return views.EightBit(reader, Window(*normalisation["window"]))

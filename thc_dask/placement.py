@@ -27,7 +27,8 @@ from thc_dask.store.read import LabelSet, Store
 from thc_dask.store.shards import ArrayReader
 from thc_dask.views import reorder
 
-KNOWS_AXES = ("zarr", "precomputed")  # which axis is which, but not whether it was turned
+KNOWS_AXES = ("zarr", "precomputed", "bossdb", "array")  # which is which, not which way it runs
+AGAIN = "bring it back there, or bring the labels in again: thc labels --overwrite"
 CHECKED_VOX = 2**18  # labels that are looked up at a time
 
 
@@ -159,28 +160,30 @@ def turned(labels: Reader, volume: Store, name: str) -> Reader:
     return reorder(labels, order, flip)
 
 
-def flip_of(labels: Reader, volume: Store, name: str) -> str:
-    """Return which axes of labels must run backwards to lie as those of the volume do.
+def turn_of(labels: Reader, volume: Store, name: str) -> tuple[str | None, str | None]:
+    """Return the order and the flip that labels need to lie as the volume does, None for none.
 
-    None as a rule. Those that were turned when the volume was made, if the labels come from just
-    where its source does. Warns where axes were turned, and it is not known whether those of the
-    labels should be.
+    Those that its source was given, if the labels come from beside it. Warns where the volume was
+    turned, and it is not known whether the labels should be.
     """
     image = volume.thc["provenance"]
-    seen, kind = seen_of(image), inmost(labels.provenance)["kind"]
     if not is_reordered(image) or orientation_of(labels.provenance) is not None:
-        return ""
+        return None, None
+    seen, order = seen_of(image), order_of(image)
     if seen is not None and is_same_place(labels.provenance, image):
-        return seen.flip
-    order, flip = order_of(image), seen.flip if seen is not None else ""
-    if flip or kind not in (*KNOWS_AXES, "array"):
-        said = " ".join([f"--order {order}"] * (order != "zyx") + [f"--flip {flip}"] * bool(flip))
+        return order, seen.flip
+    # Whose axes have names were put in order by these, as those of the volume may have been.
+    named = is_reordered(labels.provenance) or inmost(labels.provenance)["kind"] in KNOWS_AXES
+    flip = "" if seen is None else seen.flip
+    said = [] if named or order == "zyx" else [f"--order {order}"]
+    said += [f"--flip {flip}"] if flip else []
+    if said:
         warnings.warn(
-            f"labels {name}: the volume was converted with {said}; these are laid as it is now. "
-            f"If they are as its source is, give {said} again; if not, --order zyx",
+            f"labels {name}: the volume was converted with {' '.join(said)}; these are laid as it "
+            f"is now. If they are as its source is, give {' '.join(said)} again",
             stacklevel=2,
         )
-    return ""
+    return None, None
 
 
 def place(
@@ -212,9 +215,12 @@ def place(
         every = Extent((0, 0, 0), volume)
         whole = Extent(o, stop).intersect(every) if clip else Extent(o, stop)
         if (offset is None and shape != volume) or not (every.contains(whole) and whole.n_vox):
+            hint = "give --offset z,y,x, or --planes"
+            if any(n > m for n, m in zip(shape, volume, strict=True)):
+                hint = "cut it as the volume was, or save what lies in that alone"
             raise RequestError(
                 f"labels {name}: shape {shape} does not fit the volume {volume} (z,y,x)"
-                + (f" at offset {offset}" if offset else "; give --offset z,y,x, or --planes")
+                + (f" at offset {offset}" if offset else f"; {hint}")
             )
         boxes = [Extent((p, *o[1:]), (p + 1, *stop[1:])) for p in planes] if planes else [whole]
         if clip and extents:
@@ -292,12 +298,13 @@ def laid(labels: LabelSet) -> Placed | Added:
     grid, dtype = labels.store.grid, labels.array().dtype
     found: Placed | Added | None = None
     for entry in labels.thc["provenance"]:
-        source = reopen({k: v for k, v in entry.items() if k != "pieces"})
+        source = reopen({k: v for k, v in entry.items() if k != "pieces"}, remedy=AGAIN)
         pieces = tuple(
             (Extent(tuple(start), tuple(stop)), tuple(shift))
             for start, stop, shift in entry["pieces"]
         )
-        part = Placed(source, grid, dtype, labels.scheme, pieces, str(entry.get("location")))
+        called = str(inmost(entry).get("location"))
+        part = Placed(source, grid, dtype, labels.scheme, pieces, called)
         found = part if found is None else Added(found, part)
     assert found is not None
     return found

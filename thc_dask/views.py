@@ -174,7 +174,7 @@ class EightBit:
         from thc_dask.kernels.intensity import MAPPED, to_uint8
 
         if part.dtype not in MAPPED:
-            # No number is lost, so that the rule holds for every type.
+            # No number is lost, but of whole ones beyond 2**53: the rule holds for every type.
             fits = np.can_cast(part.dtype, np.float32)
             part = part.astype(np.float32 if fits else np.float64)
         to_uint8(part, self.window, out, clipped)

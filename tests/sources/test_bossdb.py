@@ -17,7 +17,7 @@ from tests.strategies import extents
 from thc_dask.catalogue import CUBES, GRID, known_extents, plane_of
 from thc_dask.convert import write_store
 from thc_dask.errors import DataError, FailureError, MissingError, RequestError
-from thc_dask.grid import Extent
+from thc_dask.grid import Box, Extent
 from thc_dask.labels import write_labels
 from thc_dask.reader import as_dataarray, read
 from thc_dask.sources.bossdb import (
@@ -617,3 +617,21 @@ def test_labels_of_a_published_channel_need_only_their_scheme(server, tmp_path):
     assert kept.name == "microstructure"
     assert [e.start[0] for e in kept.extents] == [2, 5]
     np.testing.assert_array_equal(read(kept.array(), kept.store.grid.extent), truth)
+
+
+@pytest.mark.parametrize("crop", [None, Box((1.0, 2.0, 3.0), (7.0, 11.0, 19.0))])
+@pytest.mark.parametrize("flip", ["", "z", "zx"])
+def test_labels_beside_a_channel_are_turned_and_cut_as_its_volume_was(server, tmp_path, flip, crop):
+    truth = np.zeros((8, 20, 20), np.uint64)
+    truth[2, 3:9], truth[6, 4:6] = 3, 1
+    grey = np.arange(truth.size, dtype=np.uint8).reshape(truth.shape)
+    image = server.add("prasad/prasad2020/image", grey)
+    channel = server.add("prasad/prasad2020/pixel_annotation", truth)
+    store = tmp_path / "volume.ome.zarr"
+    write_store(image, store, spacing="1um", flip=flip, crop=crop)
+    kept = write_labels(channel, store, scheme="prasad2020-microstructure")
+    turned = truth[tuple(slice(None, None, -1 if axis in flip else 1) for axis in "zyx")]
+    shown = turned if crop is None else turned[1:7, 2:11, 3:19]
+    np.testing.assert_array_equal(read(kept.array(), kept.store.grid.extent), shown)
+    held = np.flatnonzero(shown.any(axis=(1, 2))).tolist()
+    assert sorted(e.start[0] for e in kept.extents) == held

@@ -163,7 +163,12 @@ ODD = [
     (placed("pixel"), r"z: its units 'pixel' are no known length; allowed: angstrom, "),
     (placed(y=np.arange(18)[::-1]), r"y descends, from 17 to 0; .* round: \.sortby\('y'\)"),
     (placed("mm", x=9 - np.arange(30.0) ** 2), r"x descends, from 9 to -832"),
-    (placed(z=np.where(np.arange(20), np.arange(20), np.nan)), "z: begins with nan"),
+    (
+        placed(z=np.where(np.arange(20), np.arange(20), np.nan)),
+        "z: float64 that are no finite numbers all",
+    ),
+    (placed(z=list("abcdefghijklmnopqrst")), r"z: <U1 that .* leave it out: \.drop_vars\('z'\)"),
+    (placed(z=np.arange(20).astype("datetime64[s]")), r"z: datetime64\[.*\] that are no finite"),
 ]
 
 

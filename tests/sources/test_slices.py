@@ -1,8 +1,10 @@
 import os
 import pickle
+import re
 import struct
 import threading
 import time
+import warnings
 import zlib
 from pathlib import Path
 
@@ -190,16 +192,20 @@ def test_one_bit_is_zero_and_one(tmp_path):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"photometric": "miniswhite"}, r"viewers show 0 as white \(TIFF WhiteIsZero\)"),
+        (
+            {"photometric": "miniswhite", "compression": "zlib"},
+            r"viewers show 0 as white \(TIFF WhiteIsZero\)",
+        ),
         ({"extratags": [(274, "H", 1, 4, True)]}, r"turn or mirror them \(TIFF Orientation 4\)"),
     ],
 )
 def test_voxels_are_as_stored_and_that_viewers_differ_is_said_once(tmp_path, options, said):
     array = volume((3, 5, 6))
     write_slices(tmp_path / "a", array, **options)
-    with pytest.warns(UserWarning, match=said) as warned:
+    with warnings.catch_warnings(record=True, action="always") as warned:
         slices = open_slices(tmp_path / "a", UM)
-    assert len({str(w.message) for w in warned}) == 1
+    assert len(warned) == 1
+    assert re.search(said, str(warned[0].message))
     np.testing.assert_array_equal(whole(slices), array)
 
 

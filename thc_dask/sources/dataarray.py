@@ -108,16 +108,20 @@ def _lattice(coordinate: Any, axis: str, uneven: bool) -> tuple[float | None, fl
 
     The distance is None where there is but one; ``uneven`` ones may be allowed.
     """
+    if coordinate.dtype.kind not in "iuf" or not np.isfinite(coordinate.values).all():
+        raise RequestError(
+            f"array coordinate {axis}: {coordinate.dtype} that are no finite numbers all; give "
+            f"micrometers, or leave it out: .drop_vars({axis!r})"
+        )
     values = np.asarray(coordinate.values, np.float64)
     unit = str(coordinate.attrs.get("units") or "micrometer")
     first = micrometers(float(values[0]), unit)
-    if micrometers(1.0, unit) is None:
+    if first is None:
         raise RequestError(
             f"array coordinate {axis}: its units {unit!r} are no known length; allowed: "
-            f"{', '.join(MICROMETERS)}; without units they are micrometers"
+            f"{', '.join(MICROMETERS)}; without units they are micrometers; .drop_vars({axis!r}) "
+            "leaves it out"
         )
-    if first is None:
-        raise RequestError(f"array coordinate {axis}: begins with {values[0]}; give a number")
     if values[-1] < values[0]:
         raise RequestError(
             f"array coordinate {axis} descends, from {values[0]:g} to {values[-1]:g}; turn the "

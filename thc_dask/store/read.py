@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +24,8 @@ from thc_dask.store.shards import ArrayReader
 
 if TYPE_CHECKING:
     import xarray as xr
+
+OPENED = "open_volume:"  # of graphs, before the store that they read
 
 
 class Store:
@@ -254,7 +256,15 @@ def _in_shards(dataset: xr.Dataset, store: Store, path: str) -> xr.Dataset:
         return dataset
     shard: Vox = store.levels[int(name)].shard
     chunks: Mapping[Any, Any] = dict(zip("zyx", shard, strict=True))
-    return dataset.chunk(chunks)
+    return dataset.chunk(chunks, name_prefix=f"{OPENED}{store.url}#")
+
+
+def stores_behind(array: Any) -> Iterator[str]:
+    """Yield the stores that a lazy array of voxels is computed from, if ``open_volume`` gave it."""
+    layers = getattr(getattr(array.data, "dask", None), "layers", {})
+    for name in layers:
+        if str(name).startswith(OPENED):
+            yield str(name).removeprefix(OPENED).rpartition("#")[0]
 
 
 def store_of(volume: Any) -> Store:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import logging
 import os
+import warnings
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -149,6 +150,10 @@ def open_slices(
     warm(paths)
     described = describe_all(paths, kind)
     shape, dtype = _common(described)
+    for look in sorted({look for _, pages in described for page in pages for look in page.looks}):
+        warnings.warn(
+            f"slices {location}: viewers {look}; voxels are taken as they are stored", stacklevel=2
+        )
     spacing = spacing_um or spacing_of(paths[0], kind)
     grid = Grid((sum(len(pages) for _, pages in described), *shape), spacing, origin_um)
     layouts, planes, segments = _tables(described)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -48,6 +47,8 @@ class Page(NamedTuple):
     layout: Layout
     segments: NDArray[np.int64]
     """(n, 2): offset and size in bytes of each strip or tile."""
+    looks: tuple[str, ...] = ()
+    """What viewers make of it that is not done here."""
 
 
 Described = tuple[File, list[Page]]
@@ -143,7 +144,7 @@ def _describe_tiff(file: File) -> list[Page]:
             _check_chain(file, tif, len(pages))
             described = [_describe_page(file, page) for page in pages]
             n = _n_planes(file, tif, pages)
-    except (ThcError, OSError, UserWarning):
+    except (ThcError, OSError):
         raise
     except Exception as error:  # a damaged header can fail anywhere in the parser
         reason = " ".join(str(error).split()) or type(error).__name__
@@ -190,12 +191,12 @@ def _describe_page(file: File, page: Any) -> Page:
             f"slices: {name} holds {page.shape} pixels of {page.bitspersample} bits, sample format "
             f"{int(page.sampleformat)}; allowed: integers and floats, at least one pixel"
         )
-    _warn_of_looks(os.path.dirname(file.path), page)
+    looks = _looks(page)
     levels = _grey_levels(name, page)
     if page.is_contiguous and page.is_final and levels is None:
         plain = Layout(page.dtype.newbyteorder(page.parent.byteorder))
         table = np.array([[page.dataoffsets[0], page.nbytes]], np.int64)
-        return Page(page.shape, page.dtype, plain, table)
+        return Page(page.shape, page.dtype, plain, table, looks)
     y, x = page.shape
     small = levels is not None or page.dtype.kind == "b"
     dtype = np.dtype(np.uint8) if small else page.dtype
@@ -206,24 +207,16 @@ def _describe_page(file: File, page: Any) -> Page:
     table[table[:, 0] == 0, 1] = 0
     if len(table) != math.ceil(y / segment[0]) * math.ceil(x / segment[1]):
         raise DataError(f"slices: {name} lists {len(table)} strips or tiles, too few or too many")
-    return Page(page.shape, dtype, layout, table)
+    return Page(page.shape, dtype, layout, table, looks)
 
 
-def _warn_of_looks(folder: str, page: Any) -> None:
-    """Warn where viewers show a page otherwise than its pixels are stored; once for a folder."""
+def _looks(page: Any) -> tuple[str, ...]:
+    """Return what viewers make of a page that is not how its pixels are stored."""
     turned = page.tags.valueof(ORIENTATION, 1)
-    if turned != 1:
-        warnings.warn(
-            f"slices in {folder or '.'}: viewers turn or mirror them (TIFF Orientation {turned}); "
-            "voxels are taken as they are stored",
-            stacklevel=2,
-        )
+    found = [] if turned == 1 else [f"turn or mirror them (TIFF Orientation {turned})"]
     if page.photometric == WHITE_IS_ZERO:
-        warnings.warn(
-            f"slices in {folder or '.'}: viewers show 0 as white (TIFF WhiteIsZero); grey levels "
-            "are taken as they are stored",
-            stacklevel=2,
-        )
+        found.append("show 0 as white (TIFF WhiteIsZero)")
+    return tuple(found)
 
 
 def _grey_levels(name: str, page: Any) -> bytes | None:
