@@ -271,7 +271,7 @@ def check_complete(reader: Reader) -> None:
     top = f"{found['path']}/c/"
     named = store.book(found["set"] or "image").sound(store.location)
     named = {key: receipt for key, receipt in named.items() if key.startswith(top)}
-    if is_remote(store.url):
+    if is_remote(store.url) and not store.url.startswith(("http://", "https://")):
         there = set(store.location.keys(found["path"]))
     else:
         with ThreadPoolExecutor(LOOKS) as pool:  # on the web all of this is waiting
