@@ -179,13 +179,11 @@ def seen_of(provenance: dict[str, Any]) -> Seen | None:
     >>> seen_of({"kind": "cropped", "extent": "2:5,0:8,0:9", "source": inner})
     Seen(shape=(7, 8, 9), flip='z', start=(2, 0, 0))
     """
-    start, flip, order = (0, 0, 0), "", AXES
+    start, flip, order = (0, 0, 0), "", order_of(provenance)
     if provenance["kind"] == "cropped":
         start, provenance = parse_extent(provenance["extent"]).start, provenance["source"]
     while provenance["kind"] == "reordered":
         flip += provenance["flip"]
-        if provenance["order"] != "".join(AXES):
-            order = tuple(provenance["order"])
         provenance = provenance["source"]
     shape = provenance.get("shape")
     if shape is None or len(shape) != len(AXES):
@@ -229,18 +227,24 @@ def is_same_place(labels: dict[str, Any], image: dict[str, Any]) -> bool:
 
 def places_of(reader: Reader) -> Iterator[str]:
     """Yield the folders, files and addresses that a reader reads, those of views and tiles too."""
-    if isinstance(reader.provenance.get("source"), dict):
-        yield from places_of(reader.source)  # type: ignore[attr-defined]
+    for inner, record in _sources(reader):
+        array = getattr(inner, "array", None)
+        if array is not None:
+            yield from stores_behind(array)
+        place = getattr(inner, "url", None) or record.get("location")
+        if isinstance(place, str):
+            yield place
+
+
+def _sources(reader: Any) -> Iterator[tuple[Any, dict[str, Any]]]:
+    """Yield the readers that views and mosaics rest on, and what each is, or was computed from."""
+    record = reader.provenance
+    if isinstance(record.get("source"), dict):
+        yield from _sources(reader.source)
         return
     for tile in getattr(reader, "tiles", ()):
-        yield from places_of(tile.reader)
-    array = getattr(reader, "array", None)
-    if array is not None:
-        yield from stores_behind(array)
-    made_from = inmost(reader.provenance.get("made_from", reader.provenance))
-    place = getattr(reader, "url", None) or made_from.get("location")
-    if isinstance(place, str):
-        yield place
+        yield from _sources(tile.reader)
+    yield reader, inmost(record.get("made_from", record))
 
 
 def check_complete(reader: Reader) -> None:
@@ -248,25 +252,20 @@ def check_complete(reader: Reader) -> None:
 
     To readers of zarr a shard that is not there is one of zeros; receipts know better.
     """
-    if isinstance(reader.provenance.get("source"), dict):
-        check_complete(reader.source)  # type: ignore[attr-defined]
-        return
-    for tile in getattr(reader, "tiles", ()):
-        check_complete(tile.reader)
-    made_from = inmost(reader.provenance.get("made_from", reader.provenance))
-    if made_from["kind"] != "zarr":
-        return
-    if not hasattr(reader, "url"):  # an array that was opened as a source
-        try:
-            reader = _open(made_from, None)
-        except ThcError:
-            return  # what it still has of that says what is wrong
-    found = OURS.fullmatch(str(getattr(reader, "url", "")))
-    if found is None:
-        return
+    for inner, record in _sources(reader):
+        if record["kind"] == "zarr":
+            _check_shards(inner, record)
+
+
+def _check_shards(reader: Any, record: dict[str, Any]) -> None:
     try:
+        # Of an array that was opened as a source the record alone says which zarr it is.
+        url = reader.url if hasattr(reader, "url") else getattr(_open(record, None), "url", "")
+        found = OURS.fullmatch(url)
+        if found is None:
+            return
         store = Store(found["root"])
-    except ThcError:  # another program's, which names an array just so
+    except ThcError:  # another program's, which names an array just so; or gone, as reading says
         return
     top = f"{found['path']}/c/"
     named = store.book(found["set"] or "image").sound(store.location)
