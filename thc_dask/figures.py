@@ -99,7 +99,7 @@ def panels(
     if table is not None and int(table["n_vox"].sum()):
         yield _fractions(table)
     if by is not None:
-        if sum(x.code != 0 for x in store.label_set(by).scheme.labels) < 2:
+        if store.label_set(by).scheme.n_besides_none < 2:
             return  # there is nothing to compare one region with
         yield _intensity_divergence(store, by, box)
         if table is not None and of is not None and int(table["n_vox"].sum()):

@@ -87,6 +87,11 @@ class Scheme:
         return [label.name for label in self.labels]
 
     @property
+    def n_besides_none(self) -> int:
+        """How many labels there are without that of code 0."""
+        return sum(label.code != 0 for label in self.labels)
+
+    @property
     def codes(self) -> NDArray[np.int64]:
         """Codes, rising."""
         return np.array([label.code for label in self.labels], np.int64)

@@ -168,10 +168,7 @@ def compare(
 
 def _check_two(store: Store, by: str) -> None:
     """Raise RequestError where there are no two regions to compare."""
-    n_regions = {
-        name: sum(x.code != 0 for x in labels.scheme.labels)
-        for name, labels in store.label_sets.items()
-    }
+    n_regions = {name: labels.scheme.n_besides_none for name, labels in store.label_sets.items()}
     if by != IMAGE:
         store.label_set(by)  # which names those there are, if it is not among them
         if n_regions[by] > 1:
